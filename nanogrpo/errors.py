@@ -1,0 +1,48 @@
+"""Every error that the package raises on purpose.
+
+One base class, so that a caller can catch them all, and a built-in parent for each, so that
+``except ValueError`` still works. A message names the value, the place and the remedy.
+"""
+
+from __future__ import annotations
+
+
+class NanoGRPOError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class ShapeError(NanoGRPOError, ValueError):
+    """A tensor does not have the shape that a function needs."""
+
+
+class DTypeError(NanoGRPOError, TypeError):
+    """A tensor does not have the number type that a function needs."""
+
+
+class MaskError(NanoGRPOError, ValueError):
+    """A completion mask is empty, or is not a run of true values followed by a run of false ones."""
+
+
+class NonFiniteError(NanoGRPOError, ValueError):
+    """A number that must be finite is NaN or infinite."""
+
+
+class GroupSizeError(NanoGRPOError, ValueError):
+    """A group is too small to be compared with itself."""
+
+
+class OptionError(NanoGRPOError, ValueError):
+    """An option has a value that the function does not know, or needs a second option."""
+
+
+def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:
+    """Raise ShapeError, naming both shapes, unless tensor ``got`` has shape ``expected``."""
+    if tuple(got.shape) != tuple(expected):
+        reason = f" ({why})" if why else ""
+        raise ShapeError(f"{what} has shape {tuple(got.shape)}, expected {tuple(expected)}{reason}")
+
+
+def check_choice(what: str, got, choices) -> None:
+    """Raise OptionError, listing the choices, unless ``got`` is one of ``choices``."""
+    if got not in choices:
+        raise OptionError(f"{what}={got!r} is unknown; choose one of {', '.join(map(repr, choices))}")
