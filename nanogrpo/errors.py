@@ -35,6 +35,30 @@ class OptionError(NanoGRPOError, ValueError):
     """An option has a value that the function does not know, or needs a second option."""
 
 
+class UnknownCharacterError(NanoGRPOError, ValueError):
+    """A character is outside the tokenizer's alphabet."""
+
+
+class EmptyPromptError(NanoGRPOError, ValueError):
+    """There is no prompt, or one without tokens: nothing to predict the first token from."""
+
+
+class BlockSizeError(NanoGRPOError, ValueError):
+    """Prompt and completion together are longer than the model can read."""
+
+
+class RewardError(NanoGRPOError, ValueError):
+    """A reward function returned the wrong number of values, or one that is not a finite number."""
+
+
+class CheckpointError(NanoGRPOError, ValueError):
+    """A checkpoint cannot be read, or belongs to another configuration."""
+
+
+class LogError(NanoGRPOError, OSError):
+    """A log cannot be written or read."""
+
+
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:
     """Raise ShapeError, naming both shapes, unless tensor ``got`` has shape ``expected``."""
     if tuple(got.shape) != tuple(expected):

@@ -1,0 +1,211 @@
+"""Sampling completions in groups, and the log-probs of given completions: the simple path.
+
+This is the version to read. ``packed.py`` does the same work faster and is tested to give the same tokens,
+log-probs and gradients.
+
+A row holds its prompt and its completion without a gap, padded on the right. Causal attention never looks to
+the right, so padding needs no attention mask, and column ``c`` is position ``c`` in every row.
+
+Dimensions: ``P`` prompts, ``G`` completions a prompt, ``B = P * G`` rows (row ``i`` answers prompt ``i // G``),
+``Tp`` tokens of the longest prompt, ``T`` tokens of the longest completion, ``V`` vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanogrpo.errors import BlockSizeError
+from nanogrpo.model import GPT, KVCache
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What was sampled: ``G`` completions for each of ``P`` prompts.
+
+    Attributes:
+        prompt_ids: ``(P, Tp)``, padded on the right.
+        prompt_lens: ``(P,)``, tokens of each prompt.
+        completion_ids: ``(B, T)``, padded on the right after the end-of-sequence token.
+        completion_mask: ``(B, T)``, true for each sampled token, the end-of-sequence token included.
+        logprobs: ``(B, T)``, nats, of each sampled token under the policy that sampled it; 0 where masked.
+        truncated: ``(B,)``, true where the completion was cut off before it ended itself.
+        group_size: ``G``.
+    """
+
+    prompt_ids: Tensor
+    prompt_lens: Tensor
+    completion_ids: Tensor
+    completion_mask: Tensor
+    logprobs: Tensor
+    truncated: Tensor
+    group_size: int
+
+    @property
+    def lengths(self) -> Tensor:
+        """Sampled tokens of each completion, ``(B,)``."""
+        return self.completion_mask.sum(1)
+
+
+def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    r"""Sample one token a row by inverting the cumulative distribution.
+
+    The token is the first one whose cumulative probability reaches the row's uniform number:
+    :math:`\min\{j : \sum_{i \le j} p_i \ge u\}` with :math:`p = \mathrm{softmax}(\text{logits} / \tau)`.
+    The same uniform numbers give the same tokens, whatever path computed the logits.
+
+    Args:
+        logits: ``(..., V)``.
+        uniforms: ``(...)``, each in (0, 1]; 0 is excluded so that no token of probability 0 is chosen.
+        temperature: :math:`\tau`. 0 stands for the most probable token, with log-prob 0.
+
+    Returns:
+        token ids ``(...)`` and their log-probs ``(...)`` in nats at this temperature.
+
+    >>> choose(torch.log(torch.tensor([[0.2, 0.3, 0.5]])), torch.tensor([0.4]))
+    (tensor([1]), tensor([-1.2040]))
+    """
+    if temperature == 0:
+        tokens = logits.argmax(-1)
+        return tokens, torch.zeros_like(uniforms)
+    logprobs = torch.log_softmax(logits / temperature, -1)
+    cdf = logprobs.exp().cumsum(-1)
+    # The last sum is 1 only up to rounding, so the uniform number is scaled to it.
+    tokens = (cdf < uniforms.unsqueeze(-1) * cdf[..., -1:]).sum(-1)
+    return tokens, logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tensor) -> Tensor:
+    """Uniform numbers in (0, 1], ``(rows, tokens)``: all the chance that a rollout needs.
+
+    They are drawn on the CPU, so that a seed means the same numbers on every device.
+    """
+    return (1 - torch.rand(rows, tokens, generator=generator, dtype=like.dtype)).to(like.device)
+
+
+def check_fits(model: GPT, prompt_lens: Tensor, group_size: int, max_new_tokens: int, temperature: float) -> None:
+    """Raise before any token is sampled where the longest prompt leaves too little room, or an option is absurd."""
+    if group_size < 1 or max_new_tokens < 1:
+        raise ValueError(
+            f"group_size={group_size} and max_new_tokens={max_new_tokens} must both be at least 1"
+        )
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature={temperature} must be a finite number, 0 (greedy) or above")
+    longest, block = int(prompt_lens.max()), model.config.block_size
+    if longest + max_new_tokens > block:
+        raise BlockSizeError(
+            f"prompt {int(prompt_lens.argmax())} has {longest} tokens; with max_new_tokens={max_new_tokens} that "
+            f"makes {longest + max_new_tokens}, over block_size={block}. Shorten one of them, "
+            "or build the model with a larger block_size"
+        )
+
+
+@torch.no_grad()
+def generate(
+    model: GPT,
+    prompt_ids: Tensor,
+    prompt_lens: Tensor,
+    *,
+    group_size: int,
+    max_new_tokens: int,
+    eos_id: int,
+    pad_id: int,
+    uniforms: Tensor,
+    temperature: float = 1.0,
+) -> Rollout:
+    """Sample ``group_size`` completions for each prompt, reading each prompt once for its whole group.
+
+    All prompts are read up to the shortest one's length in one pass; the cache is then copied to the group's
+    rows. From there on each step adds one column: a row whose prompt goes on is given its next prompt token,
+    every other row samples. Sampling stops when all rows have ended.
+
+    Args:
+        model: the policy.
+        prompt_ids: ``(P, Tp)`` and ``prompt_lens`` ``(P,)``, as :meth:`CharTokenizer.encode_prompts` gives them.
+        group_size: ``G``, completions a prompt.
+        max_new_tokens: a completion that has not ended by then is truncated.
+        eos_id: ends a completion, and belongs to it.
+        pad_id: fills the rows after their end.
+        uniforms: ``(B, max_new_tokens)`` from :func:`draw_uniforms`; number ``[i, t]`` chooses token ``t`` of row ``i``.
+        temperature: divides the logits; 0 takes the most probable token.
+
+    Raises:
+        BlockSizeError: a prompt and ``max_new_tokens`` do not fit the model; nothing was sampled.
+    """
+    check_fits(model, prompt_lens, group_size, max_new_tokens, temperature)
+    P, shortest, longest = len(prompt_ids), int(prompt_lens.min()), int(prompt_lens.max())
+    B, width = P * group_size, longest + max_new_tokens
+    lens = prompt_lens.repeat_interleave(group_size)  # (B,)
+    at = lens.unsqueeze(1) + torch.arange(max_new_tokens, device=lens.device)  # (B, max_new_tokens)
+    u = uniforms.new_ones(B, width).scatter(1, at, uniforms)  # each number in its token's column
+    tokens = prompt_ids.new_full((B, width), pad_id)
+    tokens[:, :longest] = prompt_ids[:, :longest].repeat_interleave(group_size, 0)
+    logprobs, sampled = torch.zeros_like(u), torch.zeros_like(u, dtype=torch.bool)
+    ended = torch.zeros_like(lens, dtype=torch.bool)
+
+    cache = KVCache(model.config, P, width, like=model.head.weight)
+    logits = model(prompt_ids[:, :shortest], cache)[:, -1].repeat_interleave(group_size, 0)  # (B, V)
+    cache = cache.repeat(group_size)
+    for column in range(shortest, width):
+        open_ = (column >= lens) & (column < lens + max_new_tokens) & ~ended
+        chosen, logprob = choose(logits, u[:, column], temperature)
+        tokens[:, column] = torch.where(open_, chosen, tokens[:, column])
+        logprobs[:, column] = torch.where(open_, logprob, 0.0)
+        sampled[:, column] = open_
+        ended |= open_ & (chosen == eos_id)
+        if bool((ended | (column + 1 >= lens + max_new_tokens)).all()):
+            break
+        logits = model(tokens[:, column : column + 1], cache)[:, -1]  # (B, V)
+
+    at = at[:, : int(sampled.sum(1).max())]  # trim to the longest completion
+    return Rollout(
+        prompt_ids, prompt_lens, tokens.gather(1, at), sampled.gather(1, at), logprobs.gather(1, at), ~ended, group_size
+    )
+
+
+def completion_logits(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> Tensor:
+    """Logits that predict each completion token, from one teacher-forced pass: ``(B, T, V)``.
+
+    This is the one place where the shift between inputs and targets is written: the logits at position ``c``
+    are for the token at position ``c + 1``, so completion token ``t``, which stands at position ``len + t``,
+    is predicted at position ``len + t - 1``. The first one is predicted by the last token of the prompt.
+
+    Args:
+        model: the policy or the reference.
+        prompt_ids: ``(P, Tp)`` with ``prompt_lens`` ``(P,)``.
+        completion_ids: ``(B, T)`` with ``B`` a multiple of ``P``; row ``i`` belongs to prompt ``i // (B / P)``.
+
+    Raises:
+        BlockSizeError: prompt and completion do not fit the model.
+    """
+    B, T = completion_ids.shape
+    group_size = B // len(prompt_ids)
+    lens = prompt_lens.repeat_interleave(group_size)  # (B,)
+    at = lens.unsqueeze(1) + torch.arange(T, device=lens.device)  # (B, T), where each completion token stands
+    rows = prompt_ids.repeat_interleave(group_size, 0)  # (B, Tp)
+    rows = torch.cat([rows, rows.new_zeros(B, T)], 1).scatter(1, at, completion_ids)  # (B, Tp + T)
+    used = int(lens.max()) + T - 1  # the last token predicts nothing that is needed
+    hidden = model.hidden(rows[:, :used])  # (B, Tp + T - 1, C)
+    wanted = (at - 1).unsqueeze(2).expand(-1, -1, hidden.shape[2])
+    return model.head(hidden.gather(1, wanted))  # (B, T, V)
+
+
+def logprobs_of(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Log-probs in nats of given tokens, :math:`\log \mathrm{softmax}(\text{logits} / \tau)[\text{id}]`.
+
+    Args:
+        logits: ``(B, T, V)`` from :func:`completion_logits`, which has done the shift already.
+        ids: ``(B, T)``.
+        temperature: the one that the tokens were sampled at. With another, the ratio of new to old policy is
+            not 1 before the first step, and the gradient is another policy's.
+    """
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"temperature={temperature} must be above 0; greedy choices have no log-probs to train on")
+    return torch.log_softmax(logits / temperature, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+
+def token_logprobs(
+    model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Log-probs of completion tokens under ``model``, in nats, ``(B, T)``; what stands after the end is not masked."""
+    return logprobs_of(completion_logits(model, prompt_ids, prompt_lens, completion_ids), completion_ids, temperature)
