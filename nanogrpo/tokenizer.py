@@ -75,3 +75,19 @@ class CharTokenizer:
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
         return ids, lens
+
+    def encode_completions(self, completions: list[str]) -> tuple[Tensor, Tensor]:
+        """Completions as ids with ``eos`` at the end, right-padded, ``(B, T)``, and their mask.
+
+        The mask is true for each token to be learned, ``eos`` included; an empty completion is ``eos`` alone.
+        """
+        rows = [[*self.encode(completion), self.eos_id] for completion in completions]
+        lens = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(int(lens.max())) < lens.unsqueeze(1)  # (B, T)
+        ids = torch.full(mask.shape, self.pad_id)
+        ids[mask] = torch.tensor([i for row in rows for i in row])
+        return ids, mask
+
+    def decode_batch(self, ids: Tensor) -> list[str]:
+        """Text of each row of ``ids``, ``(B, T)``."""
+        return [self.decode(row) for row in ids.tolist()]

@@ -1,0 +1,86 @@
+"""How good is a model on held-out problems: accuracy, greedy and sampled, and pass@k."""
+
+from collections.abc import Sequence
+from math import comb
+
+import torch
+
+from nanogrpo.model import GPT
+from nanogrpo.packed import generate
+from nanogrpo.rollout import draw_uniforms
+from nanogrpo.tasks import Problem, RewardFunction, call_reward
+from nanogrpo.tokenizer import CharTokenizer
+
+
+def sample_texts(
+    model: GPT,
+    tokenizer: CharTokenizer,
+    prompts: list[str],
+    *,
+    group_size: int = 1,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> list[str]:
+    """``group_size`` completions for each prompt, as text, in the order of the prompts."""
+    device = model.head.weight.device
+    prompt_ids, prompt_lens = tokenizer.encode_prompts(prompts)
+    generator = torch.Generator().manual_seed(seed)
+    rollout = generate(
+        model,
+        prompt_ids.to(device),
+        prompt_lens.to(device),
+        group_size=group_size,
+        max_new_tokens=max_new_tokens,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        uniforms=draw_uniforms(len(prompts) * group_size, max_new_tokens, generator, model.head.weight),
+        temperature=temperature,
+    )
+    return tokenizer.decode_batch(rollout.completion_ids)
+
+
+def success_counts(
+    model: GPT,
+    tokenizer: CharTokenizer,
+    problems: Sequence[Problem],
+    reward_fn: RewardFunction,
+    *,
+    group_size: int = 1,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> list[int]:
+    """How many of ``group_size`` completions of each problem get the full reward of 1.
+
+    Args:
+        temperature: 1 measures the policy that is trained; 0 the greedy answer (one completion is enough).
+    """
+    texts = sample_texts(
+        model,
+        tokenizer,
+        [row["prompt"] for row in problems],
+        group_size=group_size,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    rewards = call_reward(reward_fn, problems, texts)
+    return (rewards.view(len(problems), group_size) >= 1).sum(1).tolist()
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    r"""Probability that at least one of ``k`` completions is right, from ``c`` right ones among ``n`` sampled.
+
+    :math:`1 - \binom{n-c}{k} / \binom{n}{k}` (Chen et al., arXiv:2107.03374), unbiased for ``k`` draws from the
+    policy. Plugging :math:`\hat p = c/n` into :math:`1 - (1 - p)^k` would be biased.
+
+    Raises:
+        ValueError: not ``0 <= c <= n`` or not ``1 <= k <= n``.
+
+    >>> pass_at_k(n=4, c=1, k=2)
+    0.5
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass_at_k needs 0 <= c <= n and 1 <= k <= n; got n={n}, c={c}, k={k}")
+    return 1 - comb(n - c, k) / comb(n, k)

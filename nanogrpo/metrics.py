@@ -1,0 +1,92 @@
+"""The log: one CSV row a step, on disk as soon as the step is done.
+
+What it leaves out, and why: timings. A log without them is the same, byte for byte, when a run is repeated.
+"""
+
+import csv
+import os
+from pathlib import Path
+
+from nanogrpo.errors import LogError
+
+
+class CSVLog:
+    """Append rows of metrics to a CSV file; the first row's keys are its columns.
+
+    Each row is flushed when it is written, so a run that is interrupted leaves a readable file.
+    Use it as a context manager, or call :meth:`close`.
+
+    Args:
+        path: the file; its folder is made. An older file of that name is replaced.
+
+    Raises:
+        LogError: the folder or file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self.columns: list[str] | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise LogError(f"cannot write the log {self.path}: {error.strerror}; choose a folder you may write to") from error
+
+    def write(self, row: dict[str, float | int | str]) -> None:
+        """Append one row.
+
+        Raises:
+            LogError: the row's keys are not the columns of the first row, or the disk is full.
+        """
+        if self.columns is None:
+            self.columns = list(row)
+            self._line(self.columns)
+        if list(row) != self.columns:
+            odd = sorted(set(row) ^ set(self.columns)) or "their order"
+            raise LogError(f"{self.path}: a row differs from the first one in {odd}; log the same metrics at every step")
+        self._line([repr(v) if isinstance(v, float) else v for v in row.values()])
+
+    def _line(self, values: list) -> None:
+        try:
+            csv.writer(self._file, lineterminator="\n").writerow(values)
+            self._file.flush()
+        except OSError as error:
+            raise LogError(f"cannot write to the log {self.path}: {error.strerror}; free some space") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "CSVLog":
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+
+def read_csv(path: str | os.PathLike) -> dict[str, list[float]]:
+    """The columns of a log by name, as numbers.
+
+    A last line without a line end was torn by a crash: ``0.05`` cut to ``0.0`` would still look like a number,
+    so the line is left out.
+
+    Raises:
+        LogError: no such file, a line with the wrong number of values, or a value that is no number.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise LogError(f"cannot read the log {path}: {error.strerror}") from error
+    lines = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+    if not lines:
+        raise LogError(f"the log {path} is empty; the run wrote no step")
+    columns: dict[str, list[float]] = {name: [] for name in lines[0]}
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(columns):
+            raise LogError(f"{path}, line {number}: {len(line)} values for {len(columns)} columns; the log is damaged")
+        for name, value in zip(columns, line, strict=True):
+            try:
+                columns[name].append(float(value))
+            except ValueError:
+                raise LogError(f"{path}, line {number}: {name}={value!r} is no number; the log is damaged") from None
+    return columns

@@ -1,0 +1,58 @@
+"""Supervised fine-tuning: raise the log-probs of given completions.
+
+What it leaves out, and why: warm-up and decay of the learning rate, weight decay, evaluation (the caller has the
+model between steps and can do it there).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nanogrpo.losses import sft_loss
+from nanogrpo.model import GPT
+from nanogrpo.optim import AdamW, clip_grad_norm
+from nanogrpo.rollout import completion_logits
+from nanogrpo.tokenizer import CharTokenizer
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Options of :func:`train`; names as in TRL where it has them."""
+
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    max_steps: int = 1000
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+
+def train(
+    model: GPT, tokenizer: CharTokenizer, examples: Sequence[tuple[str, str]], config: SFTConfig
+) -> Iterator[dict[str, float]]:
+    """Train ``model`` in place on (prompt, completion) pairs; yield one dict of metrics a step.
+
+    The loss is the mean cross-entropy of the completions' tokens, the end of the sequence included. Tokens of
+    the prompt are read but not learned: the model will never have to write them.
+
+    Stop whenever the model is good enough: leave the loop that drives this generator.
+
+    Raises:
+        BlockSizeError: an example does not fit the model.
+        NonFiniteError: the gradient is NaN or infinite; the weights are as they were before that step.
+    """
+    device = model.head.weight.device
+    optimizer = AdamW(model.parameters(), config.learning_rate)
+    generator = torch.Generator().manual_seed(config.seed)
+    for step in range(1, config.max_steps + 1):
+        batch = torch.randint(len(examples), (config.batch_size,), generator=generator).tolist()
+        prompt_ids, prompt_lens = tokenizer.encode_prompts([examples[i][0] for i in batch])
+        ids, mask = tokenizer.encode_completions([examples[i][1] for i in batch])
+        ids, mask = ids.to(device), mask.to(device)
+        logits = completion_logits(model, prompt_ids.to(device), prompt_lens.to(device), ids)  # (B, T, V)
+        loss = sft_loss(logits, ids, mask)
+        optimizer.zero_grad()
+        loss.backward()
+        grad_norm = clip_grad_norm(optimizer.params, config.max_grad_norm, f"SFT step {step}")
+        optimizer.step()
+        yield {"step": step, "loss": loss.item(), "grad_norm": grad_norm}
