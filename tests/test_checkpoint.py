@@ -1,0 +1,68 @@
+"""Checkpoints are whole or not there, and damage is a typed error."""
+
+import os
+
+import pytest
+import torch
+
+from nanogrpo import checkpoint
+from nanogrpo.checkpoint import load_model, load_tensors, save_model, save_tensors
+from nanogrpo.errors import CheckpointError
+from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.tokenizer import CharTokenizer
+
+TOKENIZER = CharTokenizer("ab")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(TOKENIZER.vocab_size, block_size=8, n_layer=1, n_head=1, n_embd=8))
+    save_model(tmp_path / "model.safetensors", model, TOKENIZER, seed="0")
+    return model, tmp_path / "model.safetensors"
+
+
+def test_a_model_comes_back_bit_for_bit(saved):
+    model, path = saved
+    loaded, tokenizer = load_model(path)
+    assert loaded.config == model.config and tokenizer.chars == TOKENIZER.chars
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert load_tensors(path)[1]["seed"] == "0"
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "garbage", "truncated"])
+def test_a_damaged_file_is_a_checkpoint_error(saved, damage):
+    _, path = saved
+    whole = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "garbage": b"\x80\x04" * 400, "truncated": whole[:-100]}[damage])
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        load_model(path)
+
+
+def test_a_file_of_another_kind_or_shape_is_refused(saved, tmp_path):
+    model, path = saved
+    save_tensors(tmp_path / "other.safetensors", {"x": torch.ones(2)}, {})
+    with pytest.raises(CheckpointError, match="no checkpoint of this package"):
+        load_model(tmp_path / "other.safetensors")
+    tensors, header = load_tensors(path)
+    save_tensors(path, tensors, header | {"config": header["config"].replace('"n_embd": 8', '"n_embd": 16')})
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        load_model(path)
+
+
+def test_a_crash_while_saving_leaves_the_old_file_whole(saved, monkeypatch):
+    model, path = saved
+    before = path.read_bytes()
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint.os, "replace", crash)
+    with pytest.raises(CheckpointError, match="disk full; the old file, if any, is untouched"):
+        save_model(path, model, TOKENIZER)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name], "the unfinished file was left behind"

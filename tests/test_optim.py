@@ -1,0 +1,72 @@
+"""AdamW against PyTorch's, and the clipping of gradients."""
+
+import copy
+
+import pytest
+import torch
+
+from nanogrpo.errors import CheckpointError, NonFiniteError
+from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.optim import AdamW, clip_grad_norm
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    return GPT(GPTConfig(5, block_size=6, n_layer=1, n_head=1, n_embd=8)).double()
+
+
+def test_ten_steps_equal_those_of_torch():
+    ours, theirs = tiny(), tiny()
+    matrices = [p for p in theirs.parameters() if p.ndim >= 2]
+    others = [p for p in theirs.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    oracle = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    optimizer = AdamW(ours.parameters(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+    idx = torch.randint(5, (4, 6))
+    for _ in range(10):
+        for model, opt in ((ours, optimizer), (theirs, oracle)):
+            opt.zero_grad()
+            model(idx).square().sum().backward()
+            opt.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_saved_state_continues_bit_for_bit():
+    model = tiny()
+    optimizer = AdamW(model.parameters(), lr=1e-2)
+
+    def step(model, optimizer):
+        optimizer.zero_grad()
+        model(torch.tensor([[1, 2, 3]])).square().sum().backward()
+        optimizer.step()
+
+    step(model, optimizer)
+    twin = copy.deepcopy(model)
+    resumed = AdamW(twin.parameters(), lr=1e-2)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step(model, optimizer)
+    step(twin, resumed)
+    for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_state_of_another_model_is_refused():
+    other = GPT(GPTConfig(5, block_size=6, n_layer=1, n_head=1, n_embd=16))
+    with pytest.raises(CheckpointError, match="another shape"):
+        AdamW(tiny().parameters(), lr=1.0).load_state_dict(AdamW(other.parameters(), lr=1.0).state_dict())
+
+
+@pytest.mark.parametrize(("max_norm", "expected"), [(10.0, [3.0, 4.0]), (1.0, [0.6, 0.8])])
+def test_clipping_scales_all_gradients_together(max_norm, expected):
+    params = [torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)]
+    params[0].grad, params[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
+    assert clip_grad_norm(params, max_norm, "here") == 5.0
+    assert [round(p.grad.item(), 6) for p in params] == expected
+
+
+def test_a_gradient_that_is_not_finite_is_refused_with_its_place():
+    p = torch.zeros(2, requires_grad=True)
+    p.grad = torch.tensor([1.0, float("nan")])
+    with pytest.raises(NonFiniteError, match="norm is nan at GRPO step 7"):
+        clip_grad_norm([p], 1.0, "GRPO step 7")
