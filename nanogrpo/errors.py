@@ -70,3 +70,11 @@ def check_choice(what: str, got, choices) -> None:
     """Raise OptionError, listing the choices, unless ``got`` is one of ``choices``."""
     if got not in choices:
         raise OptionError(f"{what}={got!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def check_mask(mask, **tensors) -> None:
+    """Raise DTypeError unless ``mask`` is bool, ShapeError unless each named tensor has its shape."""
+    if str(mask.dtype) != "torch.bool":
+        raise DTypeError(f"mask is {mask.dtype}, need torch.bool (true for a sampled token); use mask.bool()")
+    for name, tensor in tensors.items():
+        check_shape(name, tensor, tuple(mask.shape), "the shape of mask")

@@ -1,0 +1,301 @@
+"""From rewards to advantages: how much better was this completion than what we expected?
+
+    prompt -> rollout -> reward -> **advantage** -> loss -> step
+
+Legend: P prompts, G completions a prompt (the group), B = P*G rows, T tokens.
+
+Everything here is a pure function of tensors. Nothing here has a gradient: an advantage is a
+constant of the loss, so :func:`gae`, the one function that is fed the output of a network, cuts it.
+
+What is left out: reward clipping and running reward statistics. They hide a badly scaled reward.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nanogrpo.errors import (
+    DTypeError,
+    GroupSizeError,
+    MaskError,
+    NonFiniteError,
+    ShapeError,
+    check_choice,
+    check_mask,
+    check_shape,
+)
+
+
+def group_advantages(
+    rewards: Tensor, scale_rewards: str = "group", eps: float = 1e-4, correction: int = 0
+) -> Tensor:
+    r"""Compare each reward with the mean of its own group, in units of a standard deviation: GRPO.
+
+    .. math:: \hat A_i = \frac{r_i - \mathrm{mean}(r_1..r_G)}{\mathrm{std}(r_1..r_G) + \epsilon}
+
+    Outcome supervision in DeepSeekMath (arXiv 2402.03300, section 4.1). ``scale_rewards="none"`` keeps
+    the numerator alone, as Dr. GRPO does (arXiv 2503.20783); ``"batch"`` divides by the standard
+    deviation of all P*G rewards.
+
+    A group whose rewards are all equal gets exactly zero. Such a group is found by ``max == min``, not
+    by a small ``eps``: in float32 the mean of equal numbers can miss them by one rounding, and dividing
+    that miss by ``eps=1e-8`` makes an advantage of order one out of nothing.
+
+    Args:
+        rewards: (P, G), floating, in any unit.
+        scale_rewards: ``"group"``, ``"batch"`` or ``"none"`` (the name and the values are TRL's).
+        eps: Added to the standard deviation, in the unit of the rewards. Zero is allowed.
+        correction: 0 divides by G (population), 1 by G-1 (Bessel). TRL, verl and OpenRLHF use 1.
+
+    Returns:
+        (P, G) advantages. Each group sums to zero. With ``"group"`` they carry no unit, and without
+        ``eps`` none is beyond sqrt(G-1).
+
+    Raises:
+        ShapeError, DTypeError: ``rewards`` is not a floating (P, G).
+        GroupSizeError: G < 2. One completion has nothing to be compared with.
+        NonFiniteError: A reward is NaN or infinite.
+        OptionError: Unknown ``scale_rewards``.
+
+    When it is wrong: with ``"group"`` and G > 3 the gradient is no longer that of the mean reward.
+    For right-or-wrong rewards a prompt solved with probability p is weighted by up to 1/sqrt(p(1-p)).
+    And a group of *nearly* equal rewards has its noise blown up to order one: prefer ``"none"`` when
+    the reward comes from a noisy model.
+
+    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]), eps=0.0)[0, :2]
+    tensor([ 2.6458, -0.3780])
+    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]), eps=0.0, correction=1)[0, :2]
+    tensor([ 2.4749, -0.3536])
+    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.3, 0.3, 0.3, 0.3]]), "none")
+    tensor([[ 0.2500, -0.7500, -0.7500,  1.2500],
+            [ 0.0000,  0.0000,  0.0000,  0.0000]])
+    """
+    check_choice("scale_rewards", scale_rewards, ("group", "batch", "none"))
+    _check_rewards(rewards)
+    tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
+    advantages = rewards - rewards.mean(1, keepdim=True)  # (P, G)
+    if scale_rewards == "group":
+        advantages = advantages / (rewards.std(1, keepdim=True, correction=correction) + eps)
+    if scale_rewards == "batch":
+        advantages = advantages / (rewards.std(correction=correction) + eps)
+    return advantages.masked_fill(tied, 0.0)  # equal rewards teach nothing, exactly
+
+
+def leave_one_out(rewards: Tensor) -> Tensor:
+    r"""Compare each reward with the mean of the *other* rewards of its group: RLOO.
+
+    .. math:: A_i = r_i - \frac{1}{G-1}\sum_{j \ne i} r_j = \frac{G}{G-1}(r_i - \bar r)
+
+    Kool et al. 2019; for language models arXiv 2402.14740. The baseline does not contain r_i, so the
+    gradient estimate is unbiased. It differs from ``group_advantages(rewards, "none")`` by G/(G-1) only.
+
+    Args:
+        rewards: (P, G), floating.
+
+    Returns:
+        (P, G), in the unit of the rewards. Each group sums to zero; tied groups are exactly zero.
+
+    Raises:
+        ShapeError, DTypeError, GroupSizeError, NonFiniteError: As for :func:`group_advantages`.
+
+    When it is wrong: together with a per-sequence mean over tokens. With 1/length in the loss no
+    baseline is free, see :func:`nanogrpo.losses.aggregate`.
+
+    >>> leave_one_out(torch.tensor([[1.0, 0.0, 0.0, 2.0]]))
+    tensor([[ 0.3333, -1.0000, -1.0000,  1.6667]])
+    """
+    _check_rewards(rewards)
+    tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
+    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)  # (P, G)
+    return (rewards - others).masked_fill(tied, 0.0)
+
+
+def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) -> Tensor:
+    r"""Compare each reward with the mean of the whole batch, whichever prompt it answers.
+
+    .. math:: A_i = \frac{r_i - \mathrm{mean}(r)}{\mathrm{std}(r) + \epsilon}
+
+    This is what one gets by taking "GRPO" to be a z-score over the batch, without groups.
+
+    Args:
+        rewards: Any shape with at least two entries, floating.
+        eps: Added to the standard deviation, in the unit of the rewards.
+        correction: 0 divides by the number of rewards, 1 by that number less one.
+
+    Returns:
+        The shape of ``rewards``. Exactly zero if all rewards of the batch are equal.
+
+    Raises:
+        DTypeError, NonFiniteError: ``rewards`` is not floating, or not finite.
+        GroupSizeError: Fewer than two rewards.
+
+    When it is wrong: as soon as prompts differ in difficulty. A wrong answer to an easy prompt may
+    then count as good, and all completions of a hard prompt are pushed down whatever they say.
+
+    >>> batch_advantages(torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]), eps=0.0)
+    tensor([[ 1.,  1.,  1., -1.],
+            [-1., -1., -1.,  1.]])
+    """
+    _check_values(rewards)
+    if rewards.numel() < 2:
+        raise GroupSizeError(f"the batch holds {rewards.numel()} reward(s), need at least 2 to compare")
+    tied = rewards.max() == rewards.min()
+    advantages = (rewards - rewards.mean()) / (rewards.std(correction=correction) + eps)
+    return advantages.masked_fill(tied, 0.0)
+
+
+def global_advantages(rewards: Tensor, lengths: Tensor | None = None, eps: float = 1e-4) -> Tensor:
+    r"""Subtract the group mean, then normalize over the whole batch: REINFORCE++ with baseline.
+
+    .. math:: A'_i = r_i - \bar r_{\mathrm{group}(i)}, \qquad
+              A_i = \frac{A'_i - \mathrm{mean}_{\mathrm{batch}}(A')}{\mathrm{std}_{\mathrm{batch}}(A') + \epsilon}
+
+    REINFORCE++ (arXiv 2501.03262) normalizes over all *tokens* of the batch: the advantage of a
+    completion counts once for each of its tokens. Give ``lengths`` for that reading. Without
+    ``lengths`` each completion counts once, and the batch mean is zero already.
+
+    Args:
+        rewards: (P, G), floating.
+        lengths: (P, G), tokens in each completion, or None.
+        eps: Added to the standard deviation, in the unit of the rewards.
+
+    Returns:
+        (P, G). Exactly zero if no group has two different rewards. Otherwise a tied group may get a
+        small common shift when ``lengths`` are given, since the token mean need not be zero.
+
+    Raises:
+        ShapeError, DTypeError, GroupSizeError, NonFiniteError: As for :func:`group_advantages`.
+
+    When it is wrong: without groups (G = 1); use :func:`batch_advantages`, the paper's variant without
+    baseline. With ``lengths``, when tied groups must teach nothing.
+
+    >>> global_advantages(torch.tensor([[1.0, 0.0], [4.0, 0.0]]), eps=0.0)
+    tensor([[ 0.3430, -0.3430],
+            [ 1.3720, -1.3720]])
+    """
+    centered = group_advantages(rewards, scale_rewards="none")  # (P, G)
+    weights = torch.ones_like(rewards) if lengths is None else lengths.to(rewards.dtype)
+    check_shape("lengths", weights, tuple(rewards.shape), "one length for each reward")
+    if (centered == 0).all():
+        return centered
+    weights = weights / weights.sum()
+    mean = (weights * centered).sum()
+    std = (weights * (centered - mean) ** 2).sum().sqrt()
+    return (centered - mean) / (std + eps)
+
+
+@torch.no_grad()
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    r"""Generalized advantage estimation: a critic's estimate for every token, and the critic's targets.
+
+    .. math:: \delta_t = r_t + \gamma V_{t+1} - V_t, \qquad
+              A_t = \sum_{l \ge 0} (\gamma\lambda)^l \delta_{t+l} = \delta_t + \gamma\lambda A_{t+1}, \qquad
+              R_t = A_t + V_t
+
+    arXiv 1506.02438. V and A are zero after the last token of a completion, which is where the
+    "1 - done" of other codes is. A completion cut off at the length limit ends there, too: the reward
+    function has judged it as it stands, and nothing comes after it.
+
+    Args:
+        rewards: (B, T), reward of each token; see :func:`token_rewards`.
+        values: (B, T), the critic's V before each token was sampled, in the unit of the rewards.
+        mask: (B, T) bool, true for sampled tokens (EOS included), then false.
+        gamma: Discount a token. 1 is usual for completions.
+        lam: 0 trusts the critic (A is the one-step error), 1 trusts the sampled rewards.
+
+    Returns:
+        ``(advantages, returns)``, both (B, T), zero where masked, without gradient.
+
+    Raises:
+        ShapeError, DTypeError: Shapes differ, or ``mask`` is not bool.
+        MaskError: A row of ``mask`` has a hole.
+
+    When it is wrong: when an episode goes on after T and was only cut for memory; then V after the
+    last token is not zero and must be given. Advantages are not whitened here.
+
+    >>> r, v = torch.tensor([[0.0, 0.0, 1.0, 9.0]]), torch.tensor([[0.5, 0.5, 0.5, 9.0]])
+    >>> gae(r, v, torch.tensor([[True, True, True, False]]), gamma=1.0, lam=0.5)
+    (tensor([[0.1250, 0.2500, 0.5000, 0.0000]]), tensor([[0.6250, 0.7500, 1.0000, 0.0000]]))
+    """
+    _check_rows(mask, rewards=rewards, values=values)
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])  # (B,)
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = torch.where(mask[:, t], delta + gamma * lam * next_advantage, 0.0)
+        next_value = torch.where(mask[:, t], values[:, t], 0.0)  # the "1 - done": nothing follows the end
+        advantages[:, t] = next_advantage
+    return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+@torch.no_grad()
+def token_rewards(scores: Tensor, mask: Tensor, kl: Tensor | None = None, beta: float = 0.0) -> Tensor:
+    r"""Put a completion's score on its last token, and charge a KL estimate to every token.
+
+    .. math:: r_t = -\beta\,\mathrm{kl}_t + \mathbb{1}[t = \text{last}]\; r
+
+    The reward of PPO for language models (InstructGPT, arXiv 2203.02155; Eq. 2 of DeepSeekMath,
+    arXiv 2402.03300). The sum over a row is the penalized score, which is what a group-relative method
+    that wants its KL in the reward takes: ``token_rewards(...).sum(1)``.
+
+    Args:
+        scores: (B,), one score a completion.
+        mask: (B, T) bool, true for sampled tokens (EOS included), then false.
+        kl: (B, T), an estimate from :mod:`nanogrpo.kl`; k1 is the one whose gradient is right here.
+        beta: Price of one nat, in the unit of the scores.
+
+    Returns:
+        (B, T), zero where masked, without gradient.
+
+    Raises:
+        ShapeError, DTypeError: Shapes differ, or ``mask`` is not bool.
+        MaskError: A row has a hole or no token at all, so its score has no place.
+
+    When it is wrong: with k3 as the estimate. Its expectation is the KL, but as a reward its gradient
+    is not the gradient of the KL.
+
+    >>> mask = torch.tensor([[True, True, False]])
+    >>> token_rewards(torch.tensor([1.0]), mask, kl=torch.tensor([[0.5, 0.25, 7.0]]), beta=0.1)
+    tensor([[-0.0500,  0.9750,  0.0000]])
+    """
+    kl = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device) if kl is None else kl
+    _check_rows(mask, kl=kl)
+    check_shape("scores", scores, mask.shape[:1], "one score a completion")
+    if not mask[:, 0].all():
+        row = int((~mask[:, 0]).nonzero()[0])
+        raise MaskError(f"completion {row} has no token, so its score has no place; drop the row")
+    last = mask.sum(1, keepdim=True) - 1  # (B, 1)
+    penalty = torch.where(mask, -beta * kl, 0.0)  # (B, T)
+    return penalty.scatter_add(1, last, scores[:, None].to(penalty.dtype))
+
+
+def _check_values(rewards: Tensor) -> None:
+    if not rewards.is_floating_point():
+        raise DTypeError(f"rewards are {rewards.dtype}, need floating point; use rewards.float()")
+    if not rewards.isfinite().all():
+        place = tuple(int(i) for i in (~rewards.isfinite()).nonzero()[0])
+        value = rewards[place].item()
+        raise NonFiniteError(f"reward at {place} is {value}; mend the reward function, nothing is replaced here")
+
+
+def _check_rewards(rewards: Tensor) -> None:
+    if rewards.ndim != 2:
+        raise ShapeError(f"rewards have shape {tuple(rewards.shape)}, expected (P, G): one row a prompt")
+    if rewards.shape[1] < 2:
+        raise GroupSizeError(
+            f"group size is {rewards.shape[1]}; a group needs at least 2 completions of the same prompt"
+        )
+    _check_values(rewards)
+
+
+def _check_rows(mask: Tensor, **tensors: Tensor) -> None:
+    check_mask(mask, **tensors)
+    if mask.ndim != 2 or mask.shape[1] == 0:
+        raise ShapeError(f"mask has shape {tuple(mask.shape)}, expected (B, T) with T >= 1")
+    holes = mask[:, 1:] & ~mask[:, :-1]
+    if holes.any():
+        row, column = (int(i) for i in holes.nonzero()[0])
+        raise MaskError(f"mask has a hole before row {row}, column {column + 1}; true may not follow false")
