@@ -46,6 +46,19 @@ class Rollout:
         """Sampled tokens of each completion, ``(B,)``."""
         return self.completion_mask.sum(1)
 
+    def pick(self, prompts: Tensor) -> "Rollout":
+        """The rollout of some of the prompts, chosen by a ``(P,)`` mask, with their whole groups."""
+        rows = prompts.repeat_interleave(self.group_size)  # (B,)
+        return Rollout(
+            self.prompt_ids[prompts],
+            self.prompt_lens[prompts],
+            self.completion_ids[rows],
+            self.completion_mask[rows],
+            self.logprobs[rows],
+            self.truncated[rows],
+            self.group_size,
+        )
+
 
 def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     r"""Sample one token a row by inverting the cumulative distribution.

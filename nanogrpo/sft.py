@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nanogrpo.losses import sft_loss
+from nanogrpo.losses import aggregate, sft_loss
 from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
 from nanogrpo.rollout import completion_logits
@@ -50,7 +50,7 @@ def train(
         ids, mask = tokenizer.encode_completions([examples[i][1] for i in batch])
         ids, mask = ids.to(device), mask.to(device)
         logits = completion_logits(model, prompt_ids.to(device), prompt_lens.to(device), ids)  # (B, T, V)
-        loss = sft_loss(logits, ids, mask)
+        loss = aggregate(sft_loss(logits, ids, mask), mask, "token_mean")
         optimizer.zero_grad()
         loss.backward()
         grad_norm = clip_grad_norm(optimizer.params, config.max_grad_norm, f"SFT step {step}")
