@@ -1,0 +1,74 @@
+# make book    create .venv, run the quickstart live, render the book
+# make test    everything that CI checks
+
+PYTHON ?= python3
+VENV ?= .venv
+# Chapters that `make book` runs: "quickstart" (into a copy), "all" (in place, outputs stored), or nothing.
+RUN ?= quickstart
+# A package index for torch alone; https://download.pytorch.org/whl/cpu has the small CPU builds.
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.nanogrpo-installed
+LIVE := _build/live
+SOURCE := _build/source
+PACKAGE := $(shell find nanogrpo -name '*.py' -o -name '*.js' 2>/dev/null)
+CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext"); from execute import chapters; print(*(p.relative_to(".") for p in chapters(__import__("pathlib").Path("."))))')
+
+# nbgrader and Jupyter start programs by name, so the environment's own must be found first.
+export PATH := $(abspath $(BIN)):$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.PHONY: book test lab lint clean env render
+
+env: $(STAMP)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "The book needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Name a newer one, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+
+# torch first, from an index of its own if one was named; then all the rest in one resolver call.
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the tested stack into $(VENV) (the first time takes minutes) ..."
+	$(BIN)/python -m pip install -q --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[book,test]'
+	@touch $@
+
+book: $(STAMP) $(if $(filter quickstart,$(RUN)),$(if $(wildcard book/quickstart.ipynb),$(LIVE)/quickstart.ipynb))
+	@case "$(RUN)" in quickstart|all|"") ;; *) echo "RUN is quickstart, all or empty" >&2; exit 1 ;; esac
+	$(if $(filter all,$(RUN)),$(BIN)/python book/_ext/execute.py --all)
+	@$(MAKE) --no-print-directory render
+	@echo && echo "The book is rendered. Open $(abspath _build/html/index.html)"
+
+# The live run goes into a copy. It is repeated when the chapter or the package changed, or after `make clean`.
+$(LIVE)/%.ipynb: book/%.ipynb $(PACKAGE) book/_ext/execute.py $(STAMP)
+	@echo "Running $< on this machine ..."
+	@$(BIN)/python book/_ext/execute.py $< --output $@
+
+# Renders a copy of the sources, so that a chapter run live can take the place of its stored outputs.
+render: $(STAMP)
+	@$(BIN)/python book/_ext/vendor.py
+	@mkdir -p $(SOURCE) && rm -rf $(SOURCE)/book && cp -Rp _config.yml _toc.yml book $(SOURCE)/
+	@if [ "$(RUN)" = quickstart ] && [ -d $(LIVE) ]; then cp -p $(LIVE)/*.ipynb $(SOURCE)/book/; fi
+	$(BIN)/jupyter-book build $(SOURCE) --path-output . -W -n --keep-going -q
+
+# One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
+test: lint
+	$(BIN)/python book/_ext/vendor.py
+	$(BIN)/python -m pytest -m "" --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+
+lab: $(STAMP)
+	$(BIN)/jupyter lab book
+
+clean:
+	rm -rf _build build book/_static/vendor .pytest_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
