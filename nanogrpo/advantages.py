@@ -63,9 +63,10 @@ def group_advantages(
     And a group of *nearly* equal rewards has its noise blown up to order one: prefer ``"none"`` when
     the reward comes from a noisy model.
 
-    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]), eps=0.0)[0, :2]
+    >>> one_of_eight = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    >>> group_advantages(one_of_eight, eps=0.0)[0, :2]
     tensor([ 2.6458, -0.3780])
-    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]), eps=0.0, correction=1)[0, :2]
+    >>> group_advantages(one_of_eight, eps=0.0, correction=1)[0, :2]
     tensor([ 2.4749, -0.3536])
     >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 2.0], [0.3, 0.3, 0.3, 0.3]]), "none")
     tensor([[ 0.2500, -0.7500, -0.7500,  1.2500],
@@ -149,7 +150,8 @@ def global_advantages(rewards: Tensor, lengths: Tensor | None = None, eps: float
     r"""Subtract the group mean, then normalize over the whole batch: REINFORCE++ with baseline.
 
     .. math:: A'_i = r_i - \bar r_{\mathrm{group}(i)}, \qquad
-              A_i = \frac{A'_i - \mathrm{mean}_{\mathrm{batch}}(A')}{\mathrm{std}_{\mathrm{batch}}(A') + \epsilon}
+              A_i = \frac{A'_i - \mathrm{mean}_{\mathrm{batch}}(A')}
+                         {\mathrm{std}_{\mathrm{batch}}(A') + \epsilon}
 
     REINFORCE++ (arXiv 2501.03262) normalizes over all *tokens* of the batch: the advantage of a
     completion counts once for each of its tokens. Give ``lengths`` for that reading. Without
@@ -278,7 +280,7 @@ def _check_values(rewards: Tensor) -> None:
     if not rewards.isfinite().all():
         place = tuple(int(i) for i in (~rewards.isfinite()).nonzero()[0])
         value = rewards[place].item()
-        raise NonFiniteError(f"reward at {place} is {value}; mend the reward function, nothing is replaced here")
+        raise NonFiniteError(f"reward at {place} is {value}; mend the reward function, nothing is replaced")
 
 
 def _check_rewards(rewards: Tensor) -> None:

@@ -102,7 +102,7 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) ->
 def kl_exact(logits: Tensor, ref_logits: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""KL(policy || reference) of each next-token distribution, summed over the whole vocabulary.
 
-    .. math:: \mathrm{KL}_t = \sum_v \pi_\theta(v) \left(\log \pi_\theta(v) - \log \pi_{\mathrm{ref}}(v)\right)
+    .. math:: \mathrm{KL}_t = \sum_v \pi_\theta(v) (\log \pi_\theta(v) - \log \pi_{\mathrm{ref}}(v))
 
     Args:
         logits: (..., V), finite where the mask is true.

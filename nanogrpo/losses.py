@@ -69,7 +69,8 @@ def grpo_loss(
 
     .. math:: L = -\frac1B \sum_i \frac1{|o_i|} \sum_t \left\{
               \min\left(\rho_{it} \hat A_i,\ \mathrm{clip}(\rho_{it}, 1-\epsilon, 1+\epsilon) \hat A_i\right)
-              - \beta\, k_{3,it} \right\}, \qquad \rho_{it} = \frac{\pi_\theta(o_{it})}{\pi_{\mathrm{old}}(o_{it})}
+              - \beta\, k_{3,it} \right\}, \qquad
+              \rho_{it} = \frac{\pi_\theta(o_{it})}{\pi_{\mathrm{old}}(o_{it})}
 
     Eq. 3 of DeepSeekMath (arXiv 2402.03300), with the defaults and advantages from
     :func:`nanogrpo.advantages.group_advantages`. The options make the variants: DAPO is
@@ -180,9 +181,10 @@ def clipped_surrogate(
     clip_high: float = 0.2,
     delta: float | None = None,
 ) -> Tensor:
-    r"""Reward a higher ratio where the advantage is positive, a lower one where it is negative, up to a point.
+    r"""Raise the ratio where the advantage is positive, lower it where it is negative, up to a point.
 
-    .. math:: \ell = -\min\left(\rho A,\ \mathrm{clip}(\rho, 1-\epsilon_{\mathrm{low}}, 1+\epsilon_{\mathrm{high}}) A\right)
+    .. math:: \ell = -\min\left(\rho A,\
+              \mathrm{clip}(\rho, 1-\epsilon_{\mathrm{low}}, 1+\epsilon_{\mathrm{high}}) A\right)
 
     PPO (arXiv 1707.06347); two separate bounds since DAPO (arXiv 2503.14476). The gradient is zero where
     A > 0 and the ratio is above 1 + clip_high, or A < 0 and it is below 1 - clip_low; otherwise it is
@@ -405,7 +407,8 @@ def value_loss(
     r"""The critic's error for each token; with clipping, a change beyond the range earns nothing.
 
     .. math:: \ell = \tfrac12 (V - R)^2, \qquad
-              \ell_{\mathrm{clip}} = \tfrac12 \max\left((V-R)^2,\ (V_{\mathrm{old}} + \mathrm{clip}(V - V_{\mathrm{old}}, -c, c) - R)^2\right)
+              \ell_{\mathrm{clip}} = \tfrac12 \max\left((V-R)^2,\
+              (V_{\mathrm{old}} + \mathrm{clip}(V - V_{\mathrm{old}}, -c, c) - R)^2\right)
 
     The clipped form comes from the code of PPO, not from its paper.
 
@@ -500,9 +503,9 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 def _constant(advantages: Tensor, mask: Tensor) -> Tensor:
     """Give advantages (B,) or (B, T) the shape (B, T), without gradient, zero where masked."""
     if advantages.ndim == 1:
-        check_shape("advantages", advantages, tuple(mask.shape[:1]), "one a completion; flatten (P, G) first")
+        check_shape("advantages", advantages, mask.shape[:1], "one a completion; flatten (P, G) first")
         advantages = advantages[:, None].expand(mask.shape)  # (B, T)
-    check_shape("advantages", advantages, tuple(mask.shape), "(B,) or the shape of mask; flatten (P, G) first")
+    check_shape("advantages", advantages, mask.shape, "(B,) or the shape of mask; flatten (P, G) first")
     return torch.where(mask, advantages.detach(), 0.0)
 
 
@@ -510,13 +513,15 @@ def _check_clip(clip_low: float, clip_high: float, delta: float | None) -> None:
     if not (clip_low >= 0 and clip_high >= 0):
         raise OptionError(f"clip_low={clip_low} and clip_high={clip_high} are distances from 1, at least 0")
     if delta is not None and not delta > 1 + clip_high:
-        raise OptionError(f"delta={delta} bounds the ratio itself and must be above 1 + clip_high={1 + clip_high}")
+        raise OptionError(
+            f"delta={delta} bounds the ratio itself; it must be above 1 + clip_high={1 + clip_high}"
+        )
 
 
 def _check_counts(n: Denominators, mask: Tensor, how: str) -> None:
     if n.num_tokens == 0:
         raise MaskError("the whole batch has no unmasked token; check completion_mask")
     if n.num_sequences < mask.shape[0]:
-        raise OptionError(f"denominators count {n.num_sequences} sequences, this part alone has {mask.shape[0]}")
+        raise OptionError(f"denominators count {n.num_sequences} sequences, this part has {mask.shape[0]}")
     if how == "constant" and not n.max_length:
         raise OptionError("aggregation='constant' needs Denominators.of(mask, max_length=max_new_tokens)")
