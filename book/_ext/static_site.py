@@ -1,0 +1,57 @@
+"""What the book needs of Sphinx beyond its configuration.
+
+- Scripts that `vendor.py` brought in are served by the book itself; without them the defaults (CDNs) stay.
+- The Colab badge, which a notebook must name by a remote address to show it on Colab, is served here too.
+- sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
+- A line `::: nanogrpo.module` on the API page becomes a heading with that module's documentation below it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sphinx.util import logging
+
+COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+MODULE_LINE = re.compile(r"^::: (nanogrpo(?:\.\w+)*)$", re.MULTILINE)
+MODULE_BLOCK = "## `{0}`\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
+
+
+def serve_scripts(app, config):
+    """Point MathJax and the widget manager at the book's own copies, where there are any."""
+    vendor = next((p for f in config.html_static_path for p in [Path(app.confdir, f, "vendor")] if p.is_dir()), None)
+    if vendor is None:
+        logging.getLogger(__name__).info("no vendored scripts: the pages load MathJax and widgets from CDNs")
+        return
+    config.mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
+    config.nb_ipywidgets_js = {
+        "vendor/requirejs/require.js": {},
+        "widgets-setup.js": {},
+        "vendor/html-manager/embed-amd.js": {},
+    }
+
+
+def expand_modules(app, docname, source):
+    if docname.endswith("api"):
+        source[0] = MODULE_LINE.sub(lambda match: MODULE_BLOCK.format(match[1]), source[0])
+
+
+def clean_page(app, pagename, templatename, context, doctree):
+    context["script_files"] = [s for s in context["script_files"] if "thebe" not in _describe(s)]
+    if "body" in context:
+        badge = context["pathto"]("_static/colab-badge.svg", 1)
+        context["body"] = context["body"].replace(COLAB_BADGE, badge)
+
+
+def _describe(script) -> str:
+    return f"{getattr(script, 'filename', script)} {getattr(script, 'attributes', '')}".lower()
+
+
+def setup(app):
+    app.connect("config-inited", serve_scripts, priority=1)
+    app.connect("source-read", expand_modules)
+    app.connect("html-page-context", clean_page, priority=900)
+    # The theme's Font Awesome replaces icon elements; nested, the widgets keep theirs.
+    app.add_js_file(None, body='window.FontAwesomeConfig = { autoReplaceSvg: "nest" };', priority=100)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
