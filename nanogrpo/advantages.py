@@ -131,12 +131,13 @@ def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) ->
         DTypeError, NonFiniteError: ``rewards`` is not floating, or not finite.
         GroupSizeError: Fewer than two rewards.
 
-    When it is wrong: as soon as prompts differ in difficulty. A wrong answer to an easy prompt may
-    then count as good, and all completions of a hard prompt are pushed down whatever they say.
+    When it is wrong: when prompts differ in difficulty, which is almost always. The baseline is then
+    nobody's: a prompt whose completions are all equally right, or all equally wrong, still pushes them
+    up, or down. Over many batches these pushes cancel; in each batch they are noise.
 
-    >>> batch_advantages(torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]), eps=0.0)
-    tensor([[ 1.,  1.,  1., -1.],
-            [-1., -1., -1.,  1.]])
+    >>> batch_advantages(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]), eps=0.0)
+    tensor([[ 1.,  1.,  1.,  1.],
+            [-1., -1., -1., -1.]])
     """
     _check_values(rewards)
     if rewards.numel() < 2:

@@ -392,8 +392,8 @@ def clip_fractions(
     check_mask(mask, ratio=ratio)
     advantages = _constant(advantages, mask)  # (B, T)
     tokens = (denominators or Denominators.of(mask)).num_tokens
-    low = (mask & (ratio < 1 - clip_low) & (advantages < 0)).sum() / tokens
-    high = (mask & (ratio > 1 + clip_high) & (advantages > 0)).sum() / tokens
+    low = (mask & (ratio < 1 - clip_low) & (advantages < 0)).sum().to(ratio.dtype) / tokens
+    high = (mask & (ratio > 1 + clip_high) & (advantages > 0)).sum().to(ratio.dtype) / tokens
     return {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high, "clip_ratio/region_mean": low + high}
 
 

@@ -86,7 +86,7 @@ def test_2A_03_without_std_advantages_carry_the_unit_of_the_reward(name, r, a, b
 def test_2A_04_tied_groups_are_bitwise_zero(dtype, eps):
     """In float32 the mean of equal numbers can be off by one rounding, and a tiny eps makes that huge."""
     tenths = torch.arange(-40, 41, dtype=dtype)[:, None] / 10
-    for G in range(2, 65):
+    for G in (2, 3, 5, 6, 7, 8, 10, 16, 33, 64):
         tied = tenths.expand(-1, G)  # (81, G)
         mixed = torch.cat([tied, torch.arange(G, dtype=dtype)[None]])  # one group that does differ
         found = {
@@ -129,10 +129,9 @@ def test_2A_05_other_groups_do_not_matter(name, r, change):
 
 
 def test_2A_05_the_whole_batch_z_score_mixes_the_prompts():
-    r = torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
-    easy, hard = batch_advantages(r, eps=0.0)
-    assert hard[0] < 0 < easy[0], "the baseline must be the batch's, whatever the prompt"
-    assert group_advantages(r, "none")[1, 0] > easy[3], "with groups, failing at the hard prompt costs less"
+    r = torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    close(batch_advantages(r, eps=0.0), 2 * r - 1, "tied groups are compared with the other prompt")
+    assert (group_advantages(r, eps=0.0) == 0).all(), "with groups they must be compared with themselves"
 
 
 @each
