@@ -3,6 +3,7 @@
 - Scripts that `vendor.py` brought in are served by the book itself; without them the defaults (CDNs) stay.
 - The Colab badge, which a notebook must name by a remote address to show it on Colab, is served here too.
 - sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
+- The theme's second search field is dropped.
 - A line `::: nanogrpo.module` on the API page becomes a heading with that module's documentation below it.
 """
 
@@ -32,6 +33,11 @@ def serve_scripts(app, config):
     }
 
 
+def drop_second_search(app, config):
+    """The search field stands in the sidebar; the theme would set another one above the page."""
+    config.html_theme_options.setdefault("navbar_persistent", [])
+
+
 def expand_modules(app, docname, source):
     if docname.endswith("api"):
         source[0] = MODULE_LINE.sub(lambda match: MODULE_BLOCK.format(match[1]), source[0])
@@ -50,6 +56,7 @@ def _describe(script) -> str:
 
 def setup(app):
     app.connect("config-inited", serve_scripts, priority=1)
+    app.connect("config-inited", drop_second_search, priority=1)
     app.connect("source-read", expand_modules)
     app.connect("html-page-context", clean_page, priority=900)
     # The theme's Font Awesome replaces icon elements; nested, the widgets keep theirs.
