@@ -131,9 +131,10 @@ def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) ->
         DTypeError, NonFiniteError: ``rewards`` is not floating, or not finite.
         GroupSizeError: Fewer than two rewards.
 
-    When it is wrong: when prompts differ in difficulty, which is almost always. The baseline is then
-    nobody's: a prompt whose completions are all equally right, or all equally wrong, still pushes them
-    up, or down. Over many batches these pushes cancel; in each batch they are noise.
+    When it is wrong: when prompts differ much in difficulty. The baseline is then nobody's: a prompt
+    whose completions are all right, or all wrong, still pushes them up, or down. Over many batches these
+    pushes cancel, in each they are noise. (Where prompts are equally difficult and groups are small, the
+    batch mean is the *less* noisy baseline, since it averages over more rewards.)
 
     >>> batch_advantages(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]), eps=0.0)
     tensor([[ 1.,  1.,  1.,  1.],
