@@ -1,7 +1,7 @@
 """What is stored of a notebook's outputs: pure functions that take out all that differs from run to run.
 
-Widget ids, addresses, timings and the frames of a progress bar differ between two runs; paths and versions differ
-between machines. `clean` removes them, `problems` names what a reader would still trip over.
+Widget ids, addresses, timings and the frames of a progress bar differ between two runs; paths and versions
+differ between machines. `clean` removes them, `problems` names what a reader would still trip over.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def bar_text(box: dict, state: dict) -> str | None:
 
 
 def flatten_bars(nb):
-    """Store tqdm's widgets as the text they end with: readable without a kernel, a script, or light on dark."""
+    """Store tqdm's widgets as the text they end with: it needs no kernel and no script, and has a theme."""
     state, shown = widget_state(nb), []
     for cell in nb.cells:
         kept = []
@@ -179,13 +179,16 @@ def problems(nb, paths: dict[str, str]) -> list[str]:
         kinds = {kind for output in cell.outputs for kind in output.get("data", {})}
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
         if any(kind.startswith("image/") for kind in kinds) and not alt.strip():
-            found.append(f"cell {number}: a figure without alt text; set mystnb.image.alt in the cell's metadata")
+            found.append(
+                f"cell {number}: a figure without alt text (mystnb.image.alt in the cell's metadata)"
+            )
         printed = [{k: v for k, v in o.get("data", o).items() if "image/" not in k} for o in cell.outputs]
         found += [f"cell {number}: {line}" for line in path_problems(printed, paths)]
     return found + [f"widget state: {line}" for line in path_problems(nb.metadata.get("widgets", {}), paths)]
 
 
 def path_problems(value, paths: dict[str, str]) -> list[str]:
+    """The first path of a machine that the value holds, if any."""
     text = json.dumps(value, ensure_ascii=False)
     own = [folder for folder in paths if os.path.isabs(folder) and folder in text]
     return [f"the output names the path {hit!r}" for hit in own[:1] or FOREIGN_PATH.findall(text)[:1]]

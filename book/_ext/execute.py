@@ -1,10 +1,10 @@
 """Run chapters and store their outputs, so that two runs give the same bytes.
 
-    python book/_ext/execute.py --all                                       every chapter of _toc.yml, in place
-    python book/_ext/execute.py book/quickstart.ipynb --output live.ipynb   one chapter, into a copy
+    python book/_ext/execute.py --all                                  every chapter of _toc.yml, in place
+    python book/_ext/execute.py book/quickstart.ipynb --output copy.ipynb   one chapter, into a copy
 
-A diff of a chapter then shows what a change did, and nothing else (see clean.py). A chapter is refused if an output
-names a path of this machine, or if a figure has no alt text.
+A diff of a chapter then shows what a change did, and nothing else (see clean.py). A chapter is refused if an
+output names a path of this machine, or if a figure has no alt text.
 """
 
 from __future__ import annotations

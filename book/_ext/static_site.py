@@ -21,9 +21,8 @@ MODULE_BLOCK = "## `{0}`\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
 
 def serve_scripts(app, config):
     """Point MathJax and the widget manager at the book's own copies, where there are any."""
-    vendor = next((p for f in config.html_static_path for p in [Path(app.confdir, f, "vendor")] if p.is_dir()), None)
-    if vendor is None:
-        logging.getLogger(__name__).info("no vendored scripts: the pages load MathJax and widgets from CDNs")
+    if not any(Path(app.confdir, folder, "vendor").is_dir() for folder in config.html_static_path):
+        logging.getLogger(__name__).info("no scripts in _static/vendor: the pages load them from CDNs")
         return
     config.mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
     config.nb_ipywidgets_js = {

@@ -2,9 +2,9 @@
 
     python book/_ext/vendor.py
 
-They land in book/_static/vendor, which git ignores: third-party code is never committed. Each package is pinned by
-version and checksum. Without npm or a network the build still passes; the pages then load the same scripts from
-their public CDNs, and this script says so.
+They land in book/_static/vendor, which git ignores: third-party code is never committed. Each package is
+pinned by version and checksum. Without npm or a network the build still passes; the pages then load the same
+scripts from their public CDNs, and this script says so.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 TARGET = Path(__file__).resolve().parents[1] / "_static" / "vendor"
+FALLBACK = "the rendered pages will load MathJax and the widget manager from their CDNs"
 
 # folder: (package, sha512 of its tarball, what is taken out of it)
 PACKAGES = {
@@ -79,7 +80,7 @@ def main() -> int:
         return 0
     shutil.rmtree(TARGET, ignore_errors=True)
     if shutil.which("npm") is None:
-        print("npm is not installed: the rendered pages will load MathJax and the widget manager from their CDNs")
+        print(f"npm is not installed: {FALLBACK}")
         return 0
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +90,7 @@ def main() -> int:
         stamp.write_text(versions)
     except (OSError, subprocess.TimeoutExpired) as error:
         shutil.rmtree(TARGET, ignore_errors=True)
-        print(f"{error}\nThe rendered pages will load MathJax and the widget manager from their CDNs")
+        print(f"{error}\n{FALLBACK}")
     return 0
 
 

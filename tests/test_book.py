@@ -1,0 +1,216 @@
+"""The chapters as they are stored, and the rendered book as a browser shows it with the network closed."""
+
+import functools
+import http.server
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+from clean import clean, machine_paths, problems  # noqa: E402
+from execute import chapters  # noqa: E402
+
+CHAPTERS = chapters(ROOT)
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = re.findall(r"'(?:root|file)': '([^']+)'", str(TOC))
+THEMES = ["light", "dark"]
+WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+
+per_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+@per_chapter
+def test_a_chapter_is_stored_as_the_executor_wrote_it(path):
+    stored = nbformat.read(path, as_version=4)
+    code = [cell for cell in stored.cells if cell.cell_type == "code" and cell.source.strip()]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
+        "not run from a fresh kernel"
+    )
+    paths = machine_paths(ROOT)
+    assert problems(stored, paths) == []
+    assert clean(nbformat.read(path, as_version=4), paths) == stored, "run it with book/_ext/execute.py"
+
+
+def test_every_module_is_on_the_api_page():
+    listed = set(re.findall(r"^::: (\S+)$", (ROOT / "book" / "api.md").read_text(), re.MULTILINE))
+    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "nanogrpo").rglob("*.py")]
+    modules = {".".join(path.parts) for path in files if not path.name.startswith("_")}
+    assert listed == modules
+
+
+def find_browser() -> str | None:
+    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+    return os.environ.get("CHROMIUM") or next((p for p in map(shutil.which, names) if p), None)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The book, rendered from the stored outputs with warnings as errors."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "book", source / "book")
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        source,
+        "-W",
+        "-n",
+        "--keep-going",
+        "-q",
+    ]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, f"the strict build failed:\n{built.stdout}\n{built.stderr}"
+    return source / "_build" / "html"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = find_browser()
+    if path is None:
+        pytest.skip("no Chromium here: install it (Debian: apt install chromium) or set CHROMIUM to its path")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["background-networking", "component-update", "sync", "quic", "gpu"]
+    options = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
+    with sync_playwright() as playwright:
+        with playwright.chromium.launch(executable_path=path, args=options) as browser:
+            yield browser
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Open a page with the network closed to all but the book; collect what goes wrong."""
+    if not (ROOT / "book" / "_static" / "vendor").is_dir():
+        pytest.skip("the pages' scripts are not here (no npm, or no network): run book/_ext/vendor.py")
+    contexts = []
+
+    def go(name: str, theme: str = "light", size: dict = WIDE):
+        context = browser.new_context(viewport=size, color_scheme=theme)
+        contexts.append(context)
+        page = context.new_page()
+        page.trouble = []
+
+        def route(request_route):
+            inside = request_route.request.url.startswith(address)
+            if not inside:
+                page.trouble.append(f"asks another site: {request_route.request.url}")
+            request_route.continue_() if inside else request_route.abort()
+
+        page.route("**/*", route)
+        page.on("console", lambda m: page.trouble.append(f"console: {m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: page.trouble.append(f"script: {error}"))
+        page.on(
+            "response", lambda r: page.trouble.append(f"{r.status}: {r.url}") if r.status >= 400 else None
+        )
+        page.goto(f"{address}{name}.html", wait_until="networkidle")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+
+
+TYPESET = "() => [...document.querySelectorAll('.math')].every(e => e.querySelector('mjx-container'))"
+
+# Text in an output, and the background that it stands on, as a contrast ratio (WCAG 2.1).
+CONTRAST = """() => {
+  const rgb = s => s.match(/[\\d.]+/g).map(Number);
+  const light = c => [0.2126, 0.7152, 0.0722].reduce((sum, w, i) => {
+    const v = c[i] / 255; return sum + w * (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); }, 0);
+  const ground = e => { for (; e; e = e.parentElement) {
+    const c = rgb(getComputedStyle(e).backgroundColor); if (c.length < 4 || c[3] > 0.5) return c; }
+    return [255, 255, 255]; };
+  const outputs = ["pre", "td", "th"].map(tag => `.cell_output ${tag}`).join(", ");
+  return [...document.querySelectorAll(`${outputs}, figcaption .caption-text`)]
+    .map(e => {
+      const [a, b] = [rgb(getComputedStyle(e).color), ground(e)].map(light).sort((x, y) => y - x);
+      return [(a + 0.05) / (b + 0.05), e.textContent.slice(0, 40)]; })
+    .filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_whole_without_the_network(visit, name, theme):
+    page = visit(name, theme)
+    page.wait_for_function(TYPESET, timeout=20_000)
+    assert page.locator("mjx-merror").count() == 0, "a formula has an error"
+    images = page.evaluate("() => [...document.images].map(i => [i.src, i.alt, i.naturalWidth])")
+    assert not [src for src, alt, _ in images if not alt.strip()], "a figure without alt text"
+    assert not [src for src, _, width in images if width == 0], "a figure that does not show"
+    assert page.evaluate(CONTRAST) == [], "an output that cannot be read in this theme"
+    assert page.trouble == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_a_phone(visit, name):
+    page = visit(name, size=PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], (
+        "the page scrolls sideways"
+    )
+
+
+@pytest.mark.slow
+def test_the_drawing_of_the_landing_page_is_named_and_follows_the_theme(visit):
+    inks = []
+    for theme in THEMES:
+        page = visit("book/intro", theme)
+        drawing = page.get_by_role("img", name="The loop of GRPO")
+        assert drawing.is_visible()
+        inks.append(page.evaluate("getComputedStyle(document.querySelector('.flow text')).fill"))
+    assert inks[0] != inks[1]
+
+
+def test_the_drawing_of_the_landing_page_tells_the_truth():
+    """The rewards and advantages of the drawing, by the package."""
+    import torch
+
+    from nanogrpo.advantages import group_advantages
+
+    text = (ROOT / "book" / "_static" / "flow.svg").read_text(encoding="utf-8")
+    tokens = re.findall(r'class="token"[^>]*>([^<]+)<', text)
+    prompt, answers, rewards, advantages = tokens[0], tokens[1:5], tokens[5:9], tokens[9:13]
+    right = str(sum(map(int, prompt.rstrip("=").split("+"))))
+    assert rewards == [str(int(answer == right)) for answer in answers]
+    computed = group_advantages(torch.tensor([[float(r) for r in rewards]]))[0]
+    assert [int(a.replace("\u2212", "-")) for a in advantages] == computed.round().int().tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not any(path.stem == "quickstart" for path in CHAPTERS), reason="no quickstart in _toc.yml yet"
+)
+def test_the_quickstart_shows_its_plot_and_its_table(visit):
+    page = visit("book/quickstart")
+    plots = page.locator(".cell_output img").evaluate_all(
+        "all => all.map(i => i.getBoundingClientRect().width)"
+    )
+    assert plots and max(plots) > 300
+    tables = page.locator(".cell_output table").evaluate_all("all => all.map(t => t.rows.length)")
+    assert tables and max(tables) > 2

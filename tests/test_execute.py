@@ -1,0 +1,208 @@
+"""The executor's pure functions: what is stored of an output, and what is refused."""
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+import clean as c  # noqa: E402
+import execute  # noqa: E402
+
+PATHS = {"/site/lib/site-packages": "site-packages", "/repo/": "", "/repo": ".", "/home/someone": "~"}
+v4 = nbformat.v4
+
+
+def stream(text, name="stdout"):
+    return v4.new_output("stream", name=name, text=text)
+
+
+@pytest.mark.parametrize(
+    "raw, stored",
+    [
+        ("<object at 0x7f12ab34cd56>", "<object at 0x…>"),
+        ("color 0xff is short", "color 0xff is short"),
+        ("/repo/nanogrpo/losses.py:12", "nanogrpo/losses.py:12"),
+        ("/site/lib/site-packages/torch/x.py", "site-packages/torch/x.py"),
+        ("/tmp/ipykernel_123/456.py:2: UserWarning", "<cell>:2: UserWarning"),
+        ("train: 100%|███| 30/30 [00:12<00:00,  4.10it/s]", "train: 100%|███| 30/30"),
+        ("12it [00:03,  3.95it/s]", "12it"),
+        (" 30/30 [1:00:12&lt;00:00, 12.3s/it, reward=0.53, kl=0.1]", " 30/30 [reward=0.53, kl=0.1]"),
+        ("  0%|          | 0/30 [00:00<?, ?step/s]", "  0%|          | 0/30"),
+        ("an empty list [] stays, and so does [0:12]", "an empty list [] stays, and so does [0:12]"),
+    ],
+)
+def test_clean_text(raw, stored):
+    assert c.clean_text(raw, PATHS) == stored
+    assert c.clean_text(stored, PATHS) == stored, "cleaning twice must change nothing more"
+
+
+@pytest.mark.parametrize(
+    "raw, stored",
+    [
+        ("a\nb\n", "a\nb\n"),
+        ("\r 10%\r 50%\r100%\n", "100%\n"),
+        ("\r 10%\r     \r", ""),
+        ("windows\r\nline\r\n", "windows\nline\n"),
+        ("\r50%\x1b[A\r100%\n", "100%\n"),
+    ],
+)
+def test_last_frame(raw, stored):
+    assert c.last_frame(raw) == stored
+
+
+def test_images_and_widget_programs_are_left_alone():
+    value = {"image/png": "/repo/0x7f12ab34cd56", "_esm": "import '/repo/x'", "text/plain": "/repo/x"}
+    assert c.clean_value(value, PATHS) == {**value, "text/plain": "x"}
+
+
+def test_streams_merge_between_displays_and_keep_their_order():
+    figure = v4.new_output("display_data", {"text/plain": "figure"})
+    outputs = [
+        stream("err ", "stderr"),
+        stream("a"),
+        stream("b"),
+        stream("or", "stderr"),
+        figure,
+        stream("c"),
+        stream("\r  "),
+    ]
+    merged = c.merge_streams(outputs)
+    assert [(o.get("name"), o.get("text")) for o in merged] == [
+        ("stdout", "ab"),
+        ("stderr", "err or"),
+        (None, None),
+    ], "a wiped progress bar after the figure must leave nothing"
+
+
+def model(kind, **state):
+    return {"model_name": kind, "model_module": "m", "model_module_version": "1", "state": state}
+
+
+def bar_notebook(ids="abcdef"):
+    """A notebook as tqdm.auto leaves it: one bar, and a slider that is shown beside it."""
+    left, bar, right, layout, box, slider = (letter * 32 for letter in ids)
+    state = {
+        left: model("HTMLModel", value="train: 100%"),
+        bar: model("FloatProgressModel", value=30.0, max=30.0, layout=f"IPY_MODEL_{layout}"),
+        right: model("HTMLModel", value="\u200730/30\u2007[00:01&lt;00:00, 30it/s, kl=0.1]"),
+        layout: model("LayoutModel"),
+        box: model("HBoxModel", children=[f"IPY_MODEL_{name}" for name in (left, bar, right)]),
+        slider: model("IntSliderModel", layout=f"IPY_MODEL_{layout}"),
+    }
+    views = [
+        v4.new_output("display_data", {c.VIEW: {"model_id": name}, "text/plain": "x"})
+        for name in (box, slider)
+    ]
+    metadata = {"widgets": {c.STATE: {"state": state, "version_major": 2, "version_minor": 0}}}
+    return v4.new_notebook(cells=[v4.new_code_cell("run", outputs=views, id="cell")], metadata=metadata)
+
+
+def test_a_progress_bar_becomes_text_and_other_widgets_stay():
+    nb = c.clean(bar_notebook(), PATHS)
+    bar, slider = nb.cells[0].outputs
+    assert bar.data == {"text/plain": "train: 100%|██████████| 30/30 [kl=0.1]"}
+    state = c.widget_state(nb)
+    assert [m["model_name"] for m in state.values()] == ["LayoutModel", "IntSliderModel"]
+    assert slider.data[c.VIEW]["model_id"] in state
+
+
+def test_a_closed_bar_is_dropped_with_all_its_models():
+    nb = bar_notebook()
+    del c.widget_state(nb)["e" * 32], c.widget_state(nb)["f" * 32]
+    nb = c.clean(nb, PATHS)
+    assert nb.cells[0].outputs == [] and "widgets" not in nb.metadata
+
+
+def test_a_link_between_two_shown_widgets_stays():
+    state = {
+        "a": model("IntSliderModel"),
+        "b": model("IntTextModel"),
+        "c": model("LinkModel", source=["IPY_MODEL_a", "value"], target=["IPY_MODEL_b", "value"]),
+        "d": model("LinkModel", source=["IPY_MODEL_a", "value"], target=["IPY_MODEL_gone", "value"]),
+    }
+    c.prune(state, ["a", "b"])
+    assert list(state) == ["a", "b", "c"]
+
+
+def test_widget_ids_do_not_depend_on_the_run():
+    first, second = (c.clean(bar_notebook(ids), PATHS) for ids in ("abcdef", "uvwxyz"))
+    assert first == second
+    assert c.clean(copy.deepcopy(first), PATHS) == first
+
+
+def test_machine_and_run_leave_no_trace_in_the_metadata():
+    nb = v4.new_notebook(cells=[v4.new_code_cell("1", metadata={"execution": {"iopub.status.busy": "now"}})])
+    nb.metadata.kernelspec = {"name": "my-env", "display_name": "Python 3.11 (my-env)"}
+    nb = c.clean(nb, PATHS)
+    assert nb.metadata.kernelspec.name == "python3" and "version" not in nb.metadata.language_info
+    assert "execution" not in nb.cells[0].metadata
+
+
+def notebook_with(output, **metadata):
+    return v4.new_notebook(cells=[v4.new_code_cell("run", outputs=[output], metadata=metadata)])
+
+
+@pytest.mark.parametrize(
+    "path", ["/home/reader/x", "/Users/reader/x", "/tmp/x", "/repo/x", "C:\\Users\\reader"]
+)
+def test_a_path_of_a_machine_is_refused(path):
+    assert "path" in c.problems(notebook_with(stream(f"saved to {path}\n")), PATHS)[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["runs/quickstart/metrics.csv", "https://x.org/home/page", "~/nanogrpo", "and/or"]
+)
+def test_a_relative_path_is_allowed(text):
+    assert c.problems(notebook_with(stream(text)), PATHS) == []
+
+
+def test_a_figure_needs_an_alt_text():
+    figure = v4.new_output("display_data", {"image/png": "aGk=", "text/plain": "<Figure>"})
+    assert "alt text" in c.problems(notebook_with(figure), PATHS)[0]
+    assert "alt text" in c.problems(notebook_with(figure, mystnb={"image": {"alt": " "}}), PATHS)[0]
+    assert c.problems(notebook_with(figure, mystnb={"image": {"alt": "A curve."}}), PATHS) == []
+
+
+def test_this_machine_is_known():
+    paths = c.machine_paths(ROOT)
+    assert c.clean_text(str(ROOT / "nanogrpo" / "grpo.py"), paths) == os.path.join("nanogrpo", "grpo.py")
+    assert c.clean_text(nbformat.__file__, paths).startswith("site-packages")
+
+
+def test_chapters_are_those_of_the_contents_in_order(tmp_path):
+    (tmp_path / "book").mkdir()
+    for name in ("one", "two", "left-out"):
+        (tmp_path / "book" / f"{name}.ipynb").touch()
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nparts:\n- caption: A\n  chapters:\n  - file: book/two\n"
+        "    sections:\n    - file: book/one.ipynb\n  - file: book/text\n"
+    )
+    assert [path.stem for path in execute.chapters(tmp_path)] == ["two", "one"]
+
+
+@pytest.mark.slow
+def test_two_runs_give_the_same_bytes(tmp_path):
+    source = tmp_path / "trial.ipynb"
+    cells = [
+        "import sys, time\nfrom tqdm.auto import tqdm\nfrom tqdm import tqdm as plain",
+        "for _ in tqdm(range(5), desc='widget'):\n    time.sleep(0.01)\nprint(object())",
+        "for _ in plain(range(5), desc='text'):\n    time.sleep(0.01)",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
+        "1 / 0",
+    ]
+    nb = v4.new_notebook(cells=[v4.new_code_cell(text, id=f"cell-{i}") for i, text in enumerate(cells)])
+    nb.cells[3].metadata = {"mystnb": {"image": {"alt": "A line."}}}
+    nb.cells[4].metadata = {"tags": ["raises-exception"]}
+    nbformat.write(nb, source)
+    for name in ("a", "b"):
+        assert execute.run(source, tmp_path / f"{name}.ipynb", timeout=60) == []
+    stored = (tmp_path / "a.ipynb").read_text()
+    assert stored == (tmp_path / "b.ipynb").read_text()
+    assert "widget: 100%|██████████| 5/5" in stored and "text: 100%|██████████| 5/5" in stored
+    assert nbformat.read(source, 4) == nb, "the source is not touched when a copy is written"
