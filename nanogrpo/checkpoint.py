@@ -46,11 +46,13 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error}; save it again or restore a copy") from error
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}: {error}; save it again or restore a copy"
+        ) from error
 
 
 def save_model(path: str | os.PathLike, model: GPT, tokenizer: CharTokenizer, **notes: str) -> None:
-    """Save a model with its configuration and alphabet; ``notes`` (recipe, seed, commit) go into the header."""
+    """Save a model with its configuration and alphabet; ``notes`` (recipe, seed) go into the header."""
     header = {"config": json.dumps(asdict(model.config)), "alphabet": tokenizer.chars, **notes}
     save_tensors(path, model.state_dict(), header)
 

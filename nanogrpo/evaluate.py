@@ -69,10 +69,10 @@ def success_counts(
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    r"""Probability that at least one of ``k`` completions is right, from ``c`` right ones among ``n`` sampled.
+    r"""Probability that at least one of ``k`` samples is right, estimated from ``c`` right ones among ``n``.
 
-    :math:`1 - \binom{n-c}{k} / \binom{n}{k}` (Chen et al., arXiv:2107.03374), unbiased for ``k`` draws from the
-    policy. Plugging :math:`\hat p = c/n` into :math:`1 - (1 - p)^k` would be biased.
+    :math:`1 - \binom{n-c}{k} / \binom{n}{k}` (Chen et al., arXiv:2107.03374), unbiased for ``k`` draws from
+    the policy. Plugging :math:`\hat p = c/n` into :math:`1 - (1 - p)^k` would be biased.
 
     Raises:
         ValueError: not ``0 <= c <= n`` or not ``1 <= k <= n``.

@@ -1,8 +1,8 @@
 """GRPO: prompt -> rollout -> reward -> advantage -> loss -> step, once a step, in this order in this file.
 
-What it leaves out, and why: a schedule of the learning rate (runs here are short), several devices (one model fits
-in a cache), a separate sampling engine (the policy that samples is the policy that is trained, so no correction
-for a mismatch between the two is needed).
+What it leaves out, and why: a schedule of the learning rate (runs here are short), several devices (one
+model fits in a cache), a separate sampling engine (the policy that samples is the policy that is trained, so
+no correction for a mismatch between the two is needed).
 """
 
 import copy
@@ -33,7 +33,8 @@ class GRPOConfig:
         learning_rate: of AdamW.
         max_steps: how many steps the generator yields at most.
         temperature: of sampling, and of the log-probs that are trained.
-        scale_rewards: ``"group"``, ``"batch"`` or ``"none"``, see :func:`~nanogrpo.advantages.group_advantages`.
+        scale_rewards: ``"group"``, ``"batch"`` or ``"none"``, see
+            :func:`~nanogrpo.advantages.group_advantages`.
         aggregation: see :func:`~nanogrpo.losses.aggregate` (TRL: ``loss_type``).
         beta: price of a nat of KL to the reference; 0 needs no reference and loads none.
         kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``.
@@ -47,8 +48,8 @@ class GRPOConfig:
     max_new_tokens: int
     group_size: int = 16
     prompts_per_step: int = 32
-    learning_rate: float = 2e-4
-    max_steps: int = 100
+    learning_rate: float = 3e-4
+    max_steps: int = 200
     temperature: float = 1.0
     scale_rewards: str = "group"
     aggregation: str = "token_mean"
@@ -83,8 +84,8 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Train ``model`` in place; yield one dict of metrics a step, named as TRL names them.
 
-    Nothing runs until the first row is asked for. Leave the loop, or press Ctrl-C in it, whenever you like: the
-    model stands as the last finished update left it.
+    Nothing runs until the first row is asked for. Leave the loop, or press Ctrl-C in it, whenever you like:
+    the model stands as the last finished update left it.
 
     Args:
         model: the policy, usually after :mod:`nanogrpo.sft`.
@@ -92,7 +93,8 @@ def train(
         problems: rows with a ``prompt`` and the columns that ``reward_fn`` asks for.
         reward_fn: see :mod:`nanogrpo.tasks`.
         config: the options.
-        reference: the frozen policy of the KL penalty; a copy of ``model`` if there is none and ``beta`` is not 0.
+        reference: the frozen policy of the KL penalty; a copy of ``model`` if there is none and ``beta`` is
+            not 0.
 
     Raises:
         RewardError: the reward function returned the wrong number of values or one that is not finite.
@@ -105,9 +107,11 @@ def train(
     generator = torch.Generator().manual_seed(config.seed)
     num_tokens = 0
     for step in range(1, config.max_steps + 1):
-        rows = [problems[i] for i in torch.randperm(len(problems), generator=generator)[: config.prompts_per_step]]
+        order = torch.randperm(len(problems), generator=generator)
+        rows = [problems[i] for i in order[: config.prompts_per_step]]
         rollout = sample(model, tokenizer, [row["prompt"] for row in rows], config, generator)
-        rewards = call_reward(reward_fn, rows, tokenizer.decode_batch(rollout.completion_ids)).view(len(rows), -1)
+        completions = tokenizer.decode_batch(rollout.completion_ids)
+        rewards = call_reward(reward_fn, rows, completions).view(len(rows), config.group_size)  # (P, G)
         advantages = group_advantages(rewards, config.scale_rewards).to(rollout.logprobs)  # (P, G)
         for _ in range(config.num_iterations):
             update = improve(model, reference, optimizer, rollout, advantages, config, f"GRPO step {step}")
@@ -145,9 +149,9 @@ def improve(
 ) -> dict[str, float]:
     """One update of the policy on one rollout; its metrics.
 
-    The old log-probs are those that were kept from sampling, so no second pass is needed for them. Without a KL
-    penalty, a group without signal (all advantages 0) has gradient 0 and is not computed; it still counts in the
-    denominators, so the result is exactly that of the whole batch.
+    The old log-probs are those that were kept from sampling, so no second pass is needed for them. Without a
+    KL penalty, a group without signal (all advantages 0) has gradient 0 and is not computed; it still counts
+    in the denominators, so the result is exactly that of the whole batch.
     """
     denominators = Denominators.of(rollout.completion_mask, config.max_new_tokens)
     if not config.beta:
@@ -158,7 +162,8 @@ def improve(
             optimizer.step()  # the gradient is 0; Adam still moves on with what it remembers
             return {"loss": 0.0, "grad_norm": 0.0, "clip_ratio/region_mean": 0.0}
     batch = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
-    logprobs = logprobs_of(completion_logits(model, *batch), rollout.completion_ids, config.temperature)  # (B, T)
+    logits = completion_logits(model, *batch)  # (B, T, V)
+    logprobs = logprobs_of(logits, rollout.completion_ids, config.temperature)  # (B, T)
     ref_logprobs = None
     if config.beta:
         with torch.no_grad():
@@ -188,8 +193,8 @@ def improve(
 def describe(rollout: Rollout, rewards: Tensor) -> dict[str, float]:
     """Metrics of what was sampled.
 
-    ``entropy`` is the mean of ``-log p`` over the sampled tokens: an unbiased estimate, in nats a token, of the
-    entropy of the policy, at no cost.
+    ``entropy`` is the mean of ``-log p`` over the sampled tokens: an unbiased estimate, in nats a token, of
+    the entropy of the policy, at no cost.
     """
     lengths = rollout.lengths.float()
     return {

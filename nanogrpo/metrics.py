@@ -5,6 +5,7 @@ What it leaves out, and why: timings. A log without them is the same, byte for b
 
 import csv
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from nanogrpo.errors import LogError
@@ -30,7 +31,9 @@ class CSVLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "w", newline="", encoding="utf-8")
         except OSError as error:
-            raise LogError(f"cannot write the log {self.path}: {error.strerror}; choose a folder you may write to") from error
+            raise LogError(
+                f"cannot write the log {self.path}: {error.strerror}; choose a folder you may write to"
+            ) from error
 
     def write(self, row: dict[str, float | int | str]) -> None:
         """Append one row.
@@ -43,7 +46,9 @@ class CSVLog:
             self._line(self.columns)
         if list(row) != self.columns:
             odd = sorted(set(row) ^ set(self.columns)) or "their order"
-            raise LogError(f"{self.path}: a row differs from the first one in {odd}; log the same metrics at every step")
+            raise LogError(
+                f"{self.path}: a row differs from the first one in {odd}; log the same metrics at every step"
+            )
         self._line([repr(v) if isinstance(v, float) else v for v in row.values()])
 
     def _line(self, values: list) -> None:
@@ -51,7 +56,9 @@ class CSVLog:
             csv.writer(self._file, lineterminator="\n").writerow(values)
             self._file.flush()
         except OSError as error:
-            raise LogError(f"cannot write to the log {self.path}: {error.strerror}; free some space") from error
+            raise LogError(
+                f"cannot write to the log {self.path}: {error.strerror}; free some space"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -67,8 +74,8 @@ class CSVLog:
 def read_csv(path: str | os.PathLike) -> dict[str, list[float]]:
     """The columns of a log by name, as numbers.
 
-    A last line without a line end was torn by a crash: ``0.05`` cut to ``0.0`` would still look like a number,
-    so the line is left out.
+    A last line without a line end was torn by a crash: ``0.05`` cut to ``0.0`` would still look like a
+    number, so the line is left out.
 
     Raises:
         LogError: no such file, a line with the wrong number of values, or a value that is no number.
@@ -83,10 +90,33 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[float]]:
     columns: dict[str, list[float]] = {name: [] for name in lines[0]}
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(columns):
-            raise LogError(f"{path}, line {number}: {len(line)} values for {len(columns)} columns; the log is damaged")
+            raise LogError(
+                f"{path}, line {number}: {len(line)} values for {len(columns)} columns; the log is damaged"
+            )
         for name, value in zip(columns, line, strict=True):
             try:
                 columns[name].append(float(value))
             except ValueError:
-                raise LogError(f"{path}, line {number}: {name}={value!r} is no number; the log is damaged") from None
+                raise LogError(
+                    f"{path}, line {number}: {name}={value!r} is no number; the log is damaged"
+                ) from None
     return columns
+
+
+def logged(rows: Iterator[dict[str, float]], path: str | os.PathLike) -> Iterator[dict[str, float]]:
+    """Pass the rows of a trainer on, each written to a CSV file first.
+
+    The file is closed when the run ends in whatever way: by itself, by leaving the loop, or by Ctrl-C.
+
+    Raises:
+        LogError: at once, before any training, where the file cannot be written.
+    """
+    log = CSVLog(path)
+
+    def write():
+        with log:
+            for row in rows:
+                log.write(row)
+                yield row
+
+    return write()

@@ -3,7 +3,8 @@
 What it leaves out, and why: dropout (it would make the policy that is trained differ from the policy that
 sampled), weight tying (nothing here needs it), and any loss (losses are in ``losses.py``).
 
-Dimensions: ``B`` rows, ``T`` tokens, ``C`` channels, ``H`` heads, ``D = C / H`` channels a head, ``V`` vocabulary.
+Dimensions: ``B`` rows, ``T`` tokens, ``C`` channels, ``H`` heads, ``D = C / H`` channels a head, ``V``
+vocabulary.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class KVCache:
     """Keys and values of the tokens read so far, so that each new token costs one position and not all.
 
     A cache also tells the model where the new tokens stand (``positions``) and what each may look at
-    (``attend``). Another layout of the cache is another class with these three methods; the model stays as it is.
+    (``attend``). Another layout of the cache is another class with these three methods; the model stays as
+    it is.
     """
 
     def __init__(self, config: GPTConfig, rows: int, max_len: int, like: Tensor):
@@ -128,9 +130,9 @@ class GPT(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        # Each linear layer keeps the variance of what it reads (std = fan_in ** -0.5); those that write to the
-        # residual stream are scaled down, so that its variance does not grow with depth. GPT-2's std of 0.02
-        # suits larger models: at this size it takes about twice the steps to the same accuracy.
+        # Each linear layer keeps the variance of what it reads (std = fan_in ** -0.5); those that write to
+        # the residual stream are scaled down, so that its variance does not grow with depth. GPT-2's std of
+        # 0.02 suits larger models: at this size it takes about twice the steps to the same accuracy.
         for name, p in self.named_parameters():
             if name in ("token.weight", "position.weight"):
                 nn.init.normal_(p, std=0.1)

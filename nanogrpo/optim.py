@@ -1,8 +1,8 @@
 """The step: AdamW and gradient clipping, small enough to read.
 
-What it leaves out, and why: parameter groups, sparse gradients, AMSGrad (nothing here needs them). PyTorch's own
-``torch.optim.AdamW`` gives the same numbers; building it also imports PyTorch's compiler, which would more than
-double the time from ``import`` to first step of a run that lasts seconds.
+What it leaves out, and why: parameter groups, sparse gradients, AMSGrad (nothing here needs them). PyTorch's
+own ``torch.optim.AdamW`` gives the same numbers; building it also imports PyTorch's compiler, which would
+more than double the time from ``import`` to first step of a run that lasts seconds.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from nanogrpo.errors import CheckpointError, NonFiniteError
 
 
 class AdamW:
-    r"""Adam with decoupled weight decay (Kingma and Ba, arXiv:1412.6980; Loshchilov and Hutter, arXiv:1711.05101).
+    r"""Adam with decoupled weight decay (arXiv:1412.6980, arXiv:1711.05101).
 
     .. math::
         m \leftarrow \beta_1 m + (1-\beta_1) g, \quad v \leftarrow \beta_2 v + (1-\beta_2) g^2, \quad
@@ -68,7 +68,9 @@ class AdamW:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as named tensors."""
-        state = {f"mean.{i}": m for i, m in enumerate(self.mean)} | {f"square.{i}": s for i, s in enumerate(self.square)}
+        state = {f"mean.{i}": m for i, m in enumerate(self.mean)} | {
+            f"square.{i}": s for i, s in enumerate(self.square)
+        }
         return state | {"steps": torch.tensor(self.steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -79,7 +81,9 @@ class AdamW:
         """
         mine = self.state_dict()
         if state.keys() != mine.keys() or any(state[k].shape != mine[k].shape for k in mine):
-            raise CheckpointError("the optimizer state belongs to a model of another shape; resume with the same config")
+            raise CheckpointError(
+                "the optimizer state belongs to a model of another shape; resume with the same config"
+            )
         with torch.no_grad():
             for key, tensor in mine.items():
                 tensor.copy_(state[key])

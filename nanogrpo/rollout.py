@@ -6,8 +6,8 @@ log-probs and gradients.
 A row holds its prompt and its completion without a gap, padded on the right. Causal attention never looks to
 the right, so padding needs no attention mask, and column ``c`` is position ``c`` in every row.
 
-Dimensions: ``P`` prompts, ``G`` completions a prompt, ``B = P * G`` rows (row ``i`` answers prompt ``i // G``),
-``Tp`` tokens of the longest prompt, ``T`` tokens of the longest completion, ``V`` vocabulary.
+Dimensions: ``P`` prompts, ``G`` completions a prompt, ``B = P * G`` rows (row ``i`` answers prompt
+``i // G``), ``Tp`` tokens of the longest prompt, ``T`` tokens of the longest completion, ``V`` vocabulary.
 """
 
 from dataclasses import dataclass
@@ -96,8 +96,10 @@ def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tens
     return (1 - torch.rand(rows, tokens, generator=generator, dtype=like.dtype)).to(like.device)
 
 
-def check_fits(model: GPT, prompt_lens: Tensor, group_size: int, max_new_tokens: int, temperature: float) -> None:
-    """Raise before any token is sampled where the longest prompt leaves too little room, or an option is absurd."""
+def check_fits(
+    model: GPT, prompt_lens: Tensor, group_size: int, max_new_tokens: int, temperature: float
+) -> None:
+    """Raise, before any token is sampled, where the longest prompt leaves too little room."""
     if group_size < 1 or max_new_tokens < 1:
         raise ValueError(
             f"group_size={group_size} and max_new_tokens={max_new_tokens} must both be at least 1"
@@ -107,8 +109,8 @@ def check_fits(model: GPT, prompt_lens: Tensor, group_size: int, max_new_tokens:
     longest, block = int(prompt_lens.max()), model.config.block_size
     if longest + max_new_tokens > block:
         raise BlockSizeError(
-            f"prompt {int(prompt_lens.argmax())} has {longest} tokens; with max_new_tokens={max_new_tokens} that "
-            f"makes {longest + max_new_tokens}, over block_size={block}. Shorten one of them, "
+            f"prompt {int(prompt_lens.argmax())} has {longest} tokens; with max_new_tokens={max_new_tokens} "
+            f"that makes {longest + max_new_tokens}, over block_size={block}. Shorten one of them, "
             "or build the model with a larger block_size"
         )
 
@@ -134,12 +136,14 @@ def generate(
 
     Args:
         model: the policy.
-        prompt_ids: ``(P, Tp)`` and ``prompt_lens`` ``(P,)``, as :meth:`CharTokenizer.encode_prompts` gives them.
+        prompt_ids: ``(P, Tp)`` and ``prompt_lens`` ``(P,)``, as
+            :meth:`~nanogrpo.tokenizer.CharTokenizer.encode_prompts` gives them.
         group_size: ``G``, completions a prompt.
         max_new_tokens: a completion that has not ended by then is truncated.
         eos_id: ends a completion, and belongs to it.
         pad_id: fills the rows after their end.
-        uniforms: ``(B, max_new_tokens)`` from :func:`draw_uniforms`; number ``[i, t]`` chooses token ``t`` of row ``i``.
+        uniforms: ``(B, max_new_tokens)`` from :func:`draw_uniforms`; number ``[i, t]`` chooses
+            token ``t`` of row ``i``.
         temperature: divides the logits; 0 takes the most probable token.
 
     Raises:
@@ -172,7 +176,13 @@ def generate(
 
     at = at[:, : int(sampled.sum(1).max())]  # trim to the longest completion
     return Rollout(
-        prompt_ids, prompt_lens, tokens.gather(1, at), sampled.gather(1, at), logprobs.gather(1, at), ~ended, group_size
+        prompt_ids,
+        prompt_lens,
+        tokens.gather(1, at),
+        sampled.gather(1, at),
+        logprobs.gather(1, at),
+        ~ended,
+        group_size,
     )
 
 
@@ -186,7 +196,8 @@ def completion_logits(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, compl
     Args:
         model: the policy or the reference.
         prompt_ids: ``(P, Tp)`` with ``prompt_lens`` ``(P,)``.
-        completion_ids: ``(B, T)`` with ``B`` a multiple of ``P``; row ``i`` belongs to prompt ``i // (B / P)``.
+        completion_ids: ``(B, T)`` with ``B`` a multiple of ``P``; row ``i`` belongs to prompt
+            ``i // (B / P)``.
 
     Raises:
         BlockSizeError: prompt and completion do not fit the model.
@@ -213,12 +224,16 @@ def logprobs_of(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor
             not 1 before the first step, and the gradient is another policy's.
     """
     if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature={temperature} must be above 0; greedy choices have no log-probs to train on")
+        raise ValueError(
+            f"temperature={temperature} must be above 0; greedy choices have no log-probs to train on"
+        )
     return torch.log_softmax(logits / temperature, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
 
 def token_logprobs(
     model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """Log-probs of completion tokens under ``model``, in nats, ``(B, T)``; what stands after the end is not masked."""
-    return logprobs_of(completion_logits(model, prompt_ids, prompt_lens, completion_ids), completion_ids, temperature)
+    """Log-probs of completion tokens under ``model``, in nats, ``(B, T)``; padding is not masked."""
+    return logprobs_of(
+        completion_logits(model, prompt_ids, prompt_lens, completion_ids), completion_ids, temperature
+    )

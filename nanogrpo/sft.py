@@ -1,7 +1,7 @@
 """Supervised fine-tuning: raise the log-probs of given completions.
 
-What it leaves out, and why: warm-up and decay of the learning rate, weight decay, evaluation (the caller has the
-model between steps and can do it there).
+What it leaves out, and why: warm-up and decay of the learning rate, weight decay, evaluation (the caller has
+the model between steps and can do it there).
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ class SFTConfig:
     """Options of :func:`train`; names as in TRL where it has them."""
 
     learning_rate: float = 1e-3
-    batch_size: int = 128
+    batch_size: int = 64
     max_steps: int = 1000
     max_grad_norm: float = 1.0
     seed: int = 0

@@ -1,8 +1,8 @@
 """Tasks whose reward a program can verify.
 
 A data set is a list of rows, each a dict with a ``prompt`` and further columns, here the ``answer``. A reward
-function is called as TRL calls it, ``reward(prompts=..., completions=..., **columns)``, and returns one float a
-completion; each column arrives as a list with one entry a completion.
+function is called as TRL calls it, ``reward(prompts=..., completions=..., **columns)``, and returns one
+float a completion; each column arrives as a list with one entry a completion.
 """
 
 import math
@@ -26,7 +26,8 @@ class Addition:
     """Addition written in characters: ``12+07=`` is answered by ``19`` and the end of the sequence.
 
     The summands are padded with zeros to ``digits`` digits, the sum is not, so that answers differ in length.
-    All ``10 ** (2 * digits)`` problems exist; the split into training and held-out problems is a fixed shuffle.
+    All ``10 ** (2 * digits)`` problems exist; the split into training and held-out problems is a fixed
+    shuffle.
 
     Args:
         digits: digits of each summand.
@@ -43,7 +44,9 @@ class Addition:
         if self.digits < 1:
             raise ValueError(f"digits={self.digits} must be at least 1")
         if not 0 < self.held_out < self.count:
-            raise ValueError(f"held_out={self.held_out} must leave some of the {self.count} problems on both sides")
+            raise ValueError(
+                f"held_out={self.held_out} must leave some of the {self.count} problems on both sides"
+            )
 
     @property
     def count(self) -> int:
@@ -76,7 +79,9 @@ class Addition:
         return problems[self.held_out :], problems[: self.held_out]
 
 
-def exact_match(prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], **columns) -> list[float]:
+def exact_match(
+    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], **columns
+) -> list[float]:
     """Reward 1 for a completion that is the answer to the letter, else 0.
 
     >>> exact_match(["1+2=", "1+2="], ["3", "33"], answer=["3", "3"])

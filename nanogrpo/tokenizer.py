@@ -50,7 +50,8 @@ class CharTokenizer:
         except KeyError:
             index = next(i for i, c in enumerate(text) if c not in self._id)
             raise UnknownCharacterError(
-                f"character {text[index]!r} at index {index} of {text!r} is not in the alphabet {self.chars!r}"
+                f"character {text[index]!r} at index {index} of {text!r} is not in the alphabet "
+                f"{self.chars!r}"
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -29,7 +29,11 @@ def test_a_torn_last_line_is_left_out(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "is empty"), ("a,b\n1,2\n3\n", "line 3: 1 values for 2 columns"), ("a\nx\n", "line 2: a='x' is no number")],
+    [
+        ("", "is empty"),
+        ("a,b\n1,2\n3\n", "line 3: 1 values for 2 columns"),
+        ("a\nx\n", "line 2: a='x' is no number"),
+    ],
 )
 def test_a_damaged_log_says_where(tmp_path, text, message):
     path = tmp_path / "log.csv"

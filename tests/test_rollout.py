@@ -50,29 +50,44 @@ def test_logprobs_from_sampling_equal_a_teacher_forced_pass(dtype, temperature, 
     model = lively(dtype, eos_bias=eos_bias)
     for seed in range(5):
         rollout = sample(model, MIXED, seed=seed, temperature=temperature)
-        again = token_logprobs(model, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids, temperature)
+        again = token_logprobs(
+            model, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids, temperature
+        )
         error = (again - rollout.logprobs)[rollout.completion_mask].abs().max()
-        assert error < TOLERANCE[dtype], f"log-probs differ by {error:.1e}: another shift, mask or temperature?"
+        assert error < TOLERANCE[dtype], (
+            f"log-probs differ by {error:.1e}: another shift, mask or temperature?"
+        )
 
 
 def test_logprobs_hold_at_the_edge_of_the_block():
     rollout = sample(lively(eos_bias=-30.0), [[2] * 8, [3] * 4], max_new_tokens=8)
     assert rollout.prompt_lens[0] + rollout.completion_ids.shape[1] == BLOCK and rollout.truncated.all()
-    again = token_logprobs(lively(eos_bias=-30.0), rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
+    again = token_logprobs(
+        lively(eos_bias=-30.0), rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids
+    )
     torch.testing.assert_close(again, rollout.logprobs, rtol=0, atol=1e-10)
 
 
 def test_the_shift_agrees_with_cross_entropy_on_whole_rows():
     model, row = lively(), torch.tensor([2, 3, 4, 5, 6, 2])
     logits = model(row[None, :-1])[0]
-    expected = -F.cross_entropy(logits, row[1:], reduction="none")[2:]  # the targets 5, 6, 2 at positions 3, 4, 5
+    expected = -F.cross_entropy(logits, row[1:], reduction="none")[
+        2:
+    ]  # the targets 5, 6, 2 at positions 3, 4, 5
     ours = token_logprobs(model, row[None, :3], torch.tensor([3]), row[None, 3:])[0]
-    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12, msg="each token must be scored one position before it stands")
+    torch.testing.assert_close(
+        ours, expected, rtol=0, atol=1e-12, msg="each token must be scored one position before it stands"
+    )
 
 
 def test_padding_and_other_rows_change_nothing():
     model = lively()
-    together = token_logprobs(model, torch.tensor([[2, 3, 0], [4, 5, 6]]), torch.tensor([2, 3]), torch.tensor([[3, 1, 0], [2, 2, 1]]))
+    together = token_logprobs(
+        model,
+        torch.tensor([[2, 3, 0], [4, 5, 6]]),
+        torch.tensor([2, 3]),
+        torch.tensor([[3, 1, 0], [2, 2, 1]]),
+    )
     alone = token_logprobs(model, torch.tensor([[2, 3]]), torch.tensor([2]), torch.tensor([[3, 1]]))
     torch.testing.assert_close(together[0, :2], alone[0], rtol=0, atol=1e-12)
 
@@ -80,11 +95,15 @@ def test_padding_and_other_rows_change_nothing():
 def test_a_completion_is_masked_through_its_first_eos():
     seen = set()
     for seed in range(20):
-        rollout = sample(lively(eos_bias=1.0), MIXED, seed=seed)
-        for ids, mask, truncated in zip(rollout.completion_ids, rollout.completion_mask, rollout.truncated, strict=True):
+        rollout = sample(lively(eos_bias=[-1.0, 1.0, 3.0][seed % 3]), MIXED, seed=seed)
+        for ids, mask, truncated in zip(
+            rollout.completion_ids, rollout.completion_mask, rollout.truncated, strict=True
+        ):
             length = int(mask.sum())
             assert mask[:length].all(), "the mask has a hole"
-            assert (ids[:length] == EOS).sum() == (not truncated), "EOS belongs to the completion, once, unless cut off"
+            assert (ids[:length] == EOS).sum() == (not truncated), (
+                "EOS belongs to the completion, once, unless cut off"
+            )
             assert truncated or ids[length - 1] == EOS
             assert (ids[length:] == PAD).all()
             assert not truncated or length == 8
@@ -101,30 +120,46 @@ def test_all_rows_ending_at_once_stops_the_rollout():
 def test_a_prompt_is_read_once_for_its_group_and_each_token_once(monkeypatch):
     model, read = lively(eos_bias=-30.0), []
     forward = GPT.forward
-    monkeypatch.setattr(GPT, "forward", lambda self, idx, cache=None: read.append(idx.shape) or forward(self, idx, cache))
+    monkeypatch.setattr(
+        GPT, "forward", lambda self, idx, cache=None: read.append(idx.shape) or forward(self, idx, cache)
+    )
     sample(model, [[2, 3, 4], [5, 6, 2]], group_size=4, max_new_tokens=5)
-    assert read == [(2, 3)] + [(8, 1)] * 4, "one prefill of P rows, then B single tokens; the last one is not read"
+    assert read == [(2, 3)] + [(8, 1)] * 4, (
+        "one prefill of P rows, then B single tokens; the last one is not read"
+    )
 
 
 def test_the_same_seed_gives_the_same_rollout_and_another_seed_another():
-    a, b, c = sample(lively(), MIXED, seed=3), sample(lively(), MIXED, seed=3), sample(lively(), MIXED, seed=4)
+    a, b, c = (
+        sample(lively(), MIXED, seed=3),
+        sample(lively(), MIXED, seed=3),
+        sample(lively(), MIXED, seed=4),
+    )
     assert torch.equal(a.completion_ids, b.completion_ids) and torch.equal(a.logprobs, b.logprobs)
-    assert a.completion_ids.shape != c.completion_ids.shape or not torch.equal(a.completion_ids, c.completion_ids)
+    assert a.completion_ids.shape != c.completion_ids.shape or not torch.equal(
+        a.completion_ids, c.completion_ids
+    )
 
 
 def test_the_members_of_a_group_differ_and_rows_belong_to_their_prompt():
     rollout = sample(lively(), [[2, 3, 4], [2, 3, 4]], group_size=16)
-    assert len({tuple(row) for row in rollout.completion_ids.tolist()}) > 8, "the group shares its random numbers"
+    assert len({tuple(row) for row in rollout.completion_ids.tolist()}) > 8, (
+        "the group shares its random numbers"
+    )
     first = sample(lively(), [[2, 3, 4]], group_size=16)
     T = min(first.completion_ids.shape[1], rollout.completion_ids.shape[1])
-    assert torch.equal(first.completion_ids[:, :T], rollout.completion_ids[:16, :T]), "rows i*G to i*G+G-1 answer prompt i"
+    assert torch.equal(first.completion_ids[:, :T], rollout.completion_ids[:16, :T]), (
+        "rows i*G to i*G+G-1 answer prompt i"
+    )
 
 
 def test_temperature_zero_takes_the_most_probable_token():
     model = lively()
     rollout = sample(model, MIXED, group_size=1, temperature=0)
     logits = completion_logits(model, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
-    assert torch.equal(logits.argmax(-1)[rollout.completion_mask], rollout.completion_ids[rollout.completion_mask])
+    assert torch.equal(
+        logits.argmax(-1)[rollout.completion_mask], rollout.completion_ids[rollout.completion_mask]
+    )
 
 
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=6), st.floats(0, 1, exclude_min=True))
@@ -147,7 +182,9 @@ def test_uniform_numbers_are_never_zero():
 
 
 def test_bad_input_is_refused_before_anything_is_sampled():
-    with pytest.raises(BlockSizeError, match="prompt 1 has 9 tokens; with max_new_tokens=8 that makes 17, over block_size=16"):
+    with pytest.raises(
+        BlockSizeError, match="prompt 1 has 9 tokens; with max_new_tokens=8 that makes 17, over block_size=16"
+    ):
         sample(lively(), [[2], [3] * 9])
     with pytest.raises(ValueError, match="group_size=0"):
         sample(lively(), MIXED, group_size=0)

@@ -28,7 +28,10 @@ def test_every_problem_is_right_fits_and_is_rewarded(digits):
 
 def test_the_split_never_changes():
     assert Addition().split()[1][0] == Addition().split()[1][0]
-    assert Addition().split()[1][:2] == [{"prompt": "60+44=", "answer": "104"}, {"prompt": "28+90=", "answer": "118"}]
+    assert Addition().split()[1][:2] == [
+        {"prompt": "60+44=", "answer": "104"},
+        {"prompt": "28+90=", "answer": "118"},
+    ]
 
 
 @pytest.mark.parametrize("options", [{"digits": 0}, {"held_out": 0}, {"digits": 1, "held_out": 100}])

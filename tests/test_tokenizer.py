@@ -49,6 +49,8 @@ def test_prompts_are_padded_on_the_right():
 def test_completions_end_with_eos_inside_the_mask():
     ids, mask = tokenizer.encode_completions(["12", ""])
     assert ids.tolist() == [[3, 4, 1], [1, 0, 0]]
-    assert mask.tolist() == [[True, True, True], [True, False, False]], "EOS must be learned, padding must not"
+    assert mask.tolist() == [[True, True, True], [True, False, False]], (
+        "EOS must be learned, padding must not"
+    )
     assert tokenizer.decode_batch(ids) == ["12", ""]
     assert ids.dtype == torch.int64

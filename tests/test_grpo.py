@@ -1,0 +1,224 @@
+"""The GRPO trainer: what a step does, what it does not need, and what it says of bad input."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from nanogrpo import grpo
+from nanogrpo.errors import (
+    BlockSizeError,
+    EmptyPromptError,
+    GroupSizeError,
+    OptionError,
+    RewardError,
+    UnknownCharacterError,
+)
+from nanogrpo.grpo import GRPOConfig, improve, sample, train
+from nanogrpo.losses import Denominators, grpo_loss
+from nanogrpo.metrics import logged, read_csv
+from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.optim import AdamW
+from nanogrpo.rollout import token_logprobs
+from nanogrpo.tokenizer import CharTokenizer
+
+TOKENIZER = CharTokenizer("ab")
+ROWS = [{"prompt": "a"}, {"prompt": "ab"}, {"prompt": "bba"}, {"prompt": "b"}]
+CONFIG = GRPOConfig(max_new_tokens=4, group_size=4, prompts_per_step=4, learning_rate=3e-3, max_steps=3)
+
+
+def count_b(prompts, completions, **columns):
+    """More of the letter b is better."""
+    return [completion.count("b") / 4 for completion in completions]
+
+
+def policy(seed=0, dtype=torch.float32):
+    torch.manual_seed(seed)
+    return GPT(GPTConfig(TOKENIZER.vocab_size, block_size=8, n_layer=2, n_head=2, n_embd=16)).to(dtype)
+
+
+def run(model=None, reward=count_b, config=CONFIG, rows=ROWS, **options):
+    return list(train(model or policy(), TOKENIZER, rows, reward, config, **options))
+
+
+def rollout_of(model, config=CONFIG, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return sample(model, TOKENIZER, [row["prompt"] for row in ROWS], config, generator)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_learns_to_write_what_is_rewarded(seed):
+    config = GRPOConfig(
+        max_new_tokens=4, group_size=8, prompts_per_step=4, learning_rate=3e-3, max_steps=60, seed=seed
+    )
+    metrics = run(policy(seed), config=config)
+    assert metrics[0]["reward"] < 0.45 and metrics[-1]["reward"] > 0.9
+
+
+def test_one_seed_gives_the_same_log_byte_for_byte_and_another_seed_another(tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        config = GRPOConfig(max_new_tokens=4, group_size=4, prompts_per_step=2, max_steps=5, seed=seed)
+        list(logged(train(policy(), TOKENIZER, ROWS, count_b, config), tmp_path / name))
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b and a != c
+
+
+def test_metrics_are_those_of_the_samples():
+    model = policy()
+    row = next(train(copy.deepcopy(model), TOKENIZER, ROWS, count_b, CONFIG))
+    generator = torch.Generator().manual_seed(CONFIG.seed)
+    rows = [ROWS[i] for i in torch.randperm(4, generator=generator)]
+    rollout = sample(model, TOKENIZER, [r["prompt"] for r in rows], CONFIG, generator)
+    rewards = torch.tensor(count_b([], TOKENIZER.decode_batch(rollout.completion_ids))).view(4, 4)
+    assert row["step"] == 1 and row["num_tokens"] == rollout.completion_mask.sum()
+    assert row["reward"] == rewards.mean().item() and row["reward_std"] == rewards.std().item()
+    assert row["frac_reward_zero_std"] == sum(len(set(g)) == 1 for g in rewards.tolist()) / 4
+    assert row["completions/mean_length"] == pytest.approx(rollout.completion_mask.sum().item() / 16)
+    assert row["entropy"] == pytest.approx(-rollout.logprobs[rollout.completion_mask].mean().item())
+
+
+def test_on_policy_the_loss_is_zero_and_the_gradient_is_not():
+    row = run(
+        config=GRPOConfig(max_new_tokens=4, group_size=4, prompts_per_step=4, aggregation="sequence_mean")
+    )[0]
+    assert abs(row["loss"]) < 1e-6 and row["grad_norm"] > 1e-3, "2C 21: the loss is no measure of progress"
+    assert row["clip_ratio/region_mean"] == 0, (
+        "the ratio is not 1 on the first update: another temperature, or a second pass?"
+    )
+
+
+@pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean", "constant", "sequence_sum"])
+def test_leaving_out_groups_without_signal_changes_no_gradient(aggregation):
+    config = GRPOConfig(max_new_tokens=4, group_size=4, aggregation=aggregation, max_grad_norm=math.inf)
+    model = policy(dtype=torch.float64)
+    rollout = rollout_of(model, config)
+    advantages = torch.randn(4, 4, dtype=torch.float64)
+    advantages[1] = 0
+    improve(model, None, AdamW(model.parameters(), 0.0), rollout, advantages, config, "")
+    batch = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
+    loss, _ = grpo_loss(
+        token_logprobs(model, *batch), rollout.logprobs, None, advantages.flatten(), rollout.completion_mask,
+        aggregation=aggregation, denominators=Denominators.of(rollout.completion_mask, config.max_new_tokens),
+    )  # fmt: skip
+    full = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    for p, g in zip(model.parameters(), full, strict=True):
+        torch.testing.assert_close(
+            p.grad, g, rtol=0, atol=1e-12, msg="dead groups must still count in the denominators"
+        )
+
+
+def test_groups_without_signal_move_nothing():
+    model = policy()
+    before = copy.deepcopy(model.state_dict())
+    metrics = run(model, reward=lambda completions, **_: [1.3] * len(completions))
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert metrics[0]["frac_reward_zero_std"] == 1 and metrics[0]["grad_norm"] == 0
+
+
+def test_with_a_kl_penalty_groups_without_signal_do_move_the_policy_back():
+    model, reference = policy(), policy(seed=1)
+    metrics = run(
+        model, reward=lambda completions, **_: [1.0] * len(completions), reference=reference,
+        config=GRPOConfig(
+            max_new_tokens=4, group_size=8, prompts_per_step=4, beta=1.0, learning_rate=3e-3, max_steps=40
+        ),
+    )  # fmt: skip
+    assert metrics[0]["frac_reward_zero_std"] == 1 and metrics[0]["grad_norm"] > 0
+    assert metrics[-1]["kl"] < metrics[0]["kl"] / 2, "the penalty must pull the policy to the reference"
+
+
+def test_2E_42_the_reference_is_not_trained_not_aliased_and_holds_no_gradient():
+    reference = policy(seed=1).requires_grad_(True)  # even where the caller forgot to freeze it
+    before = copy.deepcopy(reference.state_dict())
+    model = policy()
+    run(
+        model,
+        reference=reference,
+        config=GRPOConfig(max_new_tokens=4, group_size=4, prompts_per_step=4, beta=0.1, max_steps=3),
+    )
+    assert all(torch.equal(before[k], v) for k, v in reference.state_dict().items()), (
+        "the reference was trained"
+    )
+    assert all(p.grad is None for p in reference.parameters()), "gradient reached the reference"
+
+
+def test_the_default_reference_is_a_frozen_copy_of_the_start():
+    model = policy()
+    metrics = run(
+        model, config=GRPOConfig(max_new_tokens=4, group_size=4, prompts_per_step=4, beta=0.1, max_steps=5)
+    )
+    assert metrics[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics[-1]["kl"] > 1e-5, "KL stays 0: the reference is the policy itself"
+
+
+def test_without_a_penalty_no_reference_is_copied_and_one_pass_serves_a_step(monkeypatch):
+    passes, real = [], grpo.completion_logits
+    monkeypatch.setattr(grpo, "completion_logits", lambda *a: passes.append(a[0]) or real(*a))
+    monkeypatch.setattr(grpo.copy, "deepcopy", lambda *_: pytest.fail("beta=0 needs no reference in memory"))
+    model = policy()
+    run(model)
+    assert passes == [model] * CONFIG.max_steps, (
+        "on policy, old log-probs come from sampling and cost no pass"
+    )
+
+
+def test_inner_iterations_reuse_the_samples_and_leave_the_ratio_of_one():
+    config = GRPOConfig(
+        max_new_tokens=4, group_size=8, prompts_per_step=4, learning_rate=3e-2, num_iterations=4, max_steps=2
+    )
+    metrics = run(config=config)
+    assert metrics[0]["num_tokens"] <= 4 * 8 * 4
+    assert metrics[0]["clip_ratio/region_mean"] > 0, (
+        "after three updates at a large learning rate nothing is clipped"
+    )
+
+
+def test_leaving_the_loop_leaves_a_readable_log_and_a_usable_model(tmp_path):
+    model = policy()
+    with pytest.raises(KeyboardInterrupt):
+        for row in logged(train(model, TOKENIZER, ROWS, count_b, CONFIG), tmp_path / "log.csv"):
+            if row["step"] == 2:
+                raise KeyboardInterrupt  # what Ctrl-C in a cell does
+    assert read_csv(tmp_path / "log.csv")["step"] == [1, 2]
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert len(run(model)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"group_size": 1}, GroupSizeError),
+        ({"max_new_tokens": 0}, OptionError), ({"prompts_per_step": 0}, OptionError),
+        ({"num_iterations": 0}, OptionError),
+        ({"temperature": 0.0}, OptionError), ({"temperature": -1.0}, OptionError),
+    ],
+)  # fmt: skip
+def test_a_bad_option_is_refused_when_the_config_is_made(options, error):
+    with pytest.raises(error, match=next(iter(options))):
+        GRPOConfig(**({"max_new_tokens": 4} | options))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_bad_reward_stops_the_run_before_the_step_and_names_its_completion(bad):
+    def judge(prompts, completions, **columns):
+        return [bad if i == 3 else 0.0 for i in range(len(completions))]
+
+    model = policy()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(
+        RewardError, match=r"judge returned (nan|inf) for completion '[ab]*' of prompt '[ab]+'"
+    ):
+        run(model, reward=judge)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items()), "the weights were changed"
+
+
+def test_other_bad_input_is_a_typed_error():
+    with pytest.raises(RewardError, match="returned 3 values for 16 completions"):
+        run(reward=lambda **_: [0.0] * 3)
+    with pytest.raises(BlockSizeError, match="over block_size=8"):
+        run(rows=[{"prompt": "abababa"}])
+    with pytest.raises(UnknownCharacterError, match="'x' at index 1"):
+        run(rows=[{"prompt": "ax"}])
+    with pytest.raises(EmptyPromptError, match="prompt 0 is empty"):
+        run(rows=[{"prompt": ""}])
