@@ -19,7 +19,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test lab lint clean env render
+.PHONY: book test faults lab lint clean env render
 
 env: $(STAMP)
 
@@ -50,17 +50,23 @@ $(LIVE)/%.ipynb: book/%.ipynb $(PACKAGE) book/_ext/execute.py $(STAMP)
 	@$(BIN)/python book/_ext/execute.py $< --output $@
 
 # Renders a copy of the sources, so that a chapter run live can take the place of its stored outputs.
+# Sphinx warns once and then takes the page from its cache, so a failed build leaves no cache behind.
 render: $(STAMP)
 	@$(BIN)/python book/_ext/vendor.py
 	@mkdir -p $(SOURCE) && rm -rf $(SOURCE)/book && cp -Rp _config.yml _toc.yml book $(SOURCE)/
 	@if [ "$(RUN)" = quickstart ] && [ -d $(LIVE) ]; then cp -p $(LIVE)/*.ipynb $(SOURCE)/book/; fi
-	$(BIN)/jupyter-book build $(SOURCE) --path-output . -W -n --keep-going -q
+	$(BIN)/jupyter-book build $(SOURCE) --path-output . -W -n --keep-going -q \
+	  || { rm -rf _build/.doctrees; exit 1; }
 
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
 test: lint
 	$(BIN)/python book/_ext/vendor.py
 	$(BIN)/python -m pytest -m "" --nbval --nbval-current-env --nbval-cell-timeout 120 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+
+# Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
+faults: $(STAMP)
+	$(BIN)/python -m nanogrpo.teach.faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
