@@ -59,6 +59,10 @@ class LogError(NanoGRPOError, OSError):
     """A log cannot be written or read."""
 
 
+class FaultError(NanoGRPOError, RuntimeError):
+    """A fault cannot be planted, because the text that it replaces has changed, or not be examined."""
+
+
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:
     """Raise ShapeError, naming both shapes, unless tensor ``got`` has shape ``expected``."""
     if tuple(got.shape) != tuple(expected):

@@ -45,6 +45,48 @@ def untied(r):
     return r.amax(1) > r.amin(1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("eps", [1e-8, 1e-9, 1e-4, 0.0])
+def test_2A_04_tied_groups_are_bitwise_zero(dtype, eps):
+    """In float32 the mean of equal numbers can be off by one rounding, and a tiny eps makes that huge."""
+    tenths = torch.arange(-40, 41, dtype=dtype)[:, None] / 10
+    for G in (2, 3, 5, 6, 7, 8, 10, 16, 33, 64):
+        tied = tenths.expand(-1, G)  # (81, G)
+        mixed = torch.cat([tied, torch.arange(G, dtype=dtype)[None]])  # one group that does differ
+        found = {
+            "group": group_advantages(mixed, eps=eps),
+            "Bessel": group_advantages(mixed, eps=eps, correction=1),
+            "none": group_advantages(mixed, "none"),
+            "batch": group_advantages(mixed, "batch", eps=eps),
+            "leave one out": leave_one_out(mixed),
+        }
+        for name, advantages in found.items():
+            worst = advantages[:-1].abs().max().item()
+            mistake = "find ties by max == min, not by a small eps"
+            assert worst == 0, f"{name}, G={G}: a group of equal rewards got {worst:.2g}; {mistake}"
+            assert advantages[-1].abs().max() > 0, f"{name}: the group that differs got nothing"
+        for row in tied:
+            assert (batch_advantages(row, eps=eps) == 0).all(), "a batch of equal rewards must get exactly 0"
+
+
+def test_2A_04_global_advantages_of_tied_groups():
+    all_tied = torch.tensor([[0.3, 0.3, 0.3], [1.3, 1.3, 1.3]])
+    assert (global_advantages(all_tied, eps=1e-8) == 0).all(), "a batch of tied groups must get exactly 0"
+    one = torch.tensor([[0.3, 0.3, 0.3], [1.0, 2.0, 3.0]])
+    close(global_advantages(one)[0], 0.0, "the batch mean of centered rewards is 0 up to rounding", 1e-6)
+
+
+def test_2A_04_a_tied_group_gives_its_completions_no_gradient():
+    from nanogrpo.losses import grpo_loss
+
+    logprobs, mask = torch.full((4, 3), -1.0, requires_grad=True), torch.ones(4, 3, dtype=torch.bool)
+    advantages = group_advantages(torch.tensor([[0.3, 0.3], [0.0, 1.0]]), eps=1e-8)
+    loss, _ = grpo_loss(logprobs, logprobs.detach(), None, advantages.flatten(), mask)
+    loss.backward()
+    assert (logprobs.grad[:2] == 0).all(), "a group of equal rewards moved the policy"
+    assert (logprobs.grad[2:] != 0).all()
+
+
 @each_group_wise
 @given(r=rewards())
 def test_2A_01_advantages_of_each_group_sum_to_zero(name, r):
@@ -72,52 +114,17 @@ def test_2A_02_eps_shrinks_a_z_score_by_a_known_factor(a):
     r = torch.tensor([[0.0, 1.0, 2.0, 5.0]], dtype=torch.float64)
     sigma = a * r.std(correction=0)
     factor = sigma / (sigma + 1e-4)  # 1e-4 is the default
-    close(group_advantages(a * r), factor * group_advantages(r, eps=0.0), "not (r - mean) / (std + 1e-4)")
+    close(
+        group_advantages(a * r),
+        factor * group_advantages(r, eps=0.0),
+        "not (r - mean) / (population std + 1e-4)",
+    )
 
 
 @pytest.mark.parametrize("name", ["none", "leave one out"])
 @given(r=rewards(), a=st.floats(-8, 8), b=st.floats(-5, 5))
 def test_2A_03_without_std_advantages_carry_the_unit_of_the_reward(name, r, a, b):
     close(ALL[name](a * r + b), a * ALL[name](r), "A(a r + b) is not a A(r)", 1e-9)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("eps", [0.0, 1e-9, 1e-8, 1e-4])
-def test_2A_04_tied_groups_are_bitwise_zero(dtype, eps):
-    """In float32 the mean of equal numbers can be off by one rounding, and a tiny eps makes that huge."""
-    tenths = torch.arange(-40, 41, dtype=dtype)[:, None] / 10
-    for G in (2, 3, 5, 6, 7, 8, 10, 16, 33, 64):
-        tied = tenths.expand(-1, G)  # (81, G)
-        mixed = torch.cat([tied, torch.arange(G, dtype=dtype)[None]])  # one group that does differ
-        found = {
-            "group": group_advantages(mixed, eps=eps),
-            "Bessel": group_advantages(mixed, eps=eps, correction=1),
-            "none": group_advantages(mixed, "none"),
-            "batch": group_advantages(mixed, "batch", eps=eps),
-            "leave one out": leave_one_out(mixed),
-            "global": global_advantages(mixed, eps=eps),
-        }
-        for name, advantages in found.items():
-            worst = advantages[:-1].abs().max().item()
-            if name == "global":  # it subtracts the batch mean, zero up to rounding
-                assert worst < 1e-4, f"{name}, G={G}: a tied group got {worst:.2g}"
-            else:
-                mistake = "find ties by max == min, not by a small eps"
-                assert worst == 0, f"{name}, G={G}: a group of equal rewards got {worst:.2g}; {mistake}"
-            assert advantages[-1].abs().max() > 0, f"{name}: the group that differs got nothing"
-        for row in tied:
-            assert (batch_advantages(row, eps=eps) == 0).all(), "a batch of equal rewards must get exactly 0"
-
-
-def test_2A_04_a_tied_group_gives_its_completions_no_gradient():
-    from nanogrpo.losses import grpo_loss
-
-    logprobs, mask = torch.full((4, 3), -1.0, requires_grad=True), torch.ones(4, 3, dtype=torch.bool)
-    advantages = group_advantages(torch.tensor([[0.3, 0.3], [0.0, 1.0]]), eps=1e-8)
-    loss, _ = grpo_loss(logprobs, logprobs.detach(), None, advantages.flatten(), mask)
-    loss.backward()
-    assert (logprobs.grad[:2] == 0).all(), "a group of equal rewards moved the policy"
-    assert (logprobs.grad[2:] != 0).all()
 
 
 @each_group_wise

@@ -5,6 +5,7 @@ The world: three tokens (0 and 2 are ordinary, 1 is EOS), completions of at most
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -548,3 +549,11 @@ def test_the_microscope_refuses_what_it_cannot_sum(scope):
         scope.expect(estimator(centered), torch.zeros(14), 2)
     with pytest.raises(OptionError, match="at least 2"):
         monte_carlo(tiny(), [PROMPT], T, None, None, 2, 1, generator=torch.Generator())
+
+
+def test_every_identity_of_the_list_has_a_test_that_names_it():
+    """2A: advantages (1 to 11). 2B: expectations (to 19). 2C: ratio and clip (to 30). 2D: KL (to 35)."""
+    names = " ".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    part = {n: "2A" if n <= 11 else "2B" if n <= 19 else "2C" if n <= 30 else "2D" for n in range(1, 36)}
+    missing = [f"{p}_{n:02}" for n, p in part.items() if f"def test_{p}_{n:02}_" not in names]
+    assert not missing, f"no test names {missing}"

@@ -1,0 +1,105 @@
+"""The trainer's own update, over every group that can be drawn: what it ascends, exactly.
+
+``test_exact.py`` proves the loss; here the same sums run through ``nanogrpo.grpo.improve``, so a reference
+that is not frozen, a shifted target or a wrong denominator in the trainer has nowhere to hide.
+"""
+
+from itertools import product
+
+import pytest
+import torch
+from mathcheck import close
+from test_exact import EOS, PAD, PROMPT, T, binary, per_token_kl_gradient, tiny
+
+from nanogrpo import grpo, rollout
+from nanogrpo.advantages import group_advantages
+from nanogrpo.rollout import Rollout
+from nanogrpo.teach.exact import Microscope, pad
+
+
+class Recorder:
+    """Stands where the optimizer stands, keeps the gradient, and leaves the weights alone."""
+
+    def __init__(self, model):
+        self.params = list(model.parameters())
+
+    def zero_grad(self):
+        for p in self.params:
+            p.grad = None
+
+    def step(self):
+        zero = (torch.zeros_like(p) if p.grad is None else p.grad for p in self.params)
+        self.gradient = torch.cat([g.flatten() for g in zero])
+
+
+def expected_update(beta, rewards, **options):
+    """Sum of the trainer's gradients over all 15 * 15 pairs, each weighed with its probability."""
+    model, reference = tiny(), tiny(1).requires_grad_(False)
+    scope = Microscope(model, [PROMPT], T)
+    p, table, recorder, total = (
+        scope.probabilities[0].detach(),
+        scope.logprobs[0].detach(),
+        Recorder(model),
+        0.0,
+    )
+    config = grpo.GRPOConfig(max_new_tokens=T, group_size=2, beta=beta, max_grad_norm=1e9, **options)
+    truncated = scope.mask.all(1) & (scope.ids[:, -1] != EOS)
+    for i, j in product(range(15), repeat=2):
+        pair = [i, j]
+        drawn = Rollout(*pad([PROMPT]), scope.ids[pair], scope.mask[pair], table[pair], truncated[pair], 2)
+        advantages = group_advantages(rewards[pair][None], "none")
+        grpo.improve(model, reference, recorder, drawn, advantages, config, "here")
+        total = total + p[i] * p[j] * recorder.gradient
+    for p in reference.parameters():
+        assert p.grad is None, "the reference got a gradient: it is not detached"
+    return scope, total
+
+
+def test_2B_18_the_trainer_ascends_the_mean_reward():
+    rewards = binary(Microscope(tiny(), [PROMPT], T))
+    scope, found = expected_update(0.0, rewards, aggregation="constant")
+    expected = -scope.gradient(scope.objective(rewards)) / 2 / T  # (G-1)/G, and the constant length
+    close(found, expected, "the trainer's mean update is not (G-1)/G of the exact gradient")
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_2B_18_the_trainer_s_penalty_descends_the_kl_to_the_reference(beta):
+    scope, found = expected_update(beta, torch.zeros(15, dtype=torch.float64), aggregation="constant")
+    expected = beta * per_token_kl_gradient(scope, reverse=False) / T
+    close(
+        found, expected, "the penalty's mean update is not grad KL(reference || policy): sign, or reference?"
+    )
+
+
+def test_the_reference_of_the_trainer_is_a_frozen_copy():
+    """With a reference that moves with the policy the KL stays 0 for ever, and restrains nothing."""
+    from nanogrpo.tokenizer import CharTokenizer
+
+    torch.manual_seed(0)
+    model = tiny().float()
+    config = grpo.GRPOConfig(
+        max_new_tokens=T, group_size=4, prompts_per_step=4, learning_rate=0.05, max_steps=4, beta=0.01
+    )
+
+    def reward(prompts, completions, **columns):
+        return [float(completion.endswith("a")) for completion in completions]
+
+    rows = list(grpo.train(model, CharTokenizer("a"), [{"prompt": "a"}] * 4, reward, config))
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-6), "at the start policy and reference are the same"
+    assert rows[-1]["kl"] > 1e-3, (
+        "the KL does not grow: the reference moves with the policy, it is not detached"
+    )
+
+
+def test_the_trainer_samples_and_scores_with_the_functions_proven_here():
+    """The fast path may stand in for the simple one only while it gives the same numbers."""
+    uniforms = rollout.draw_uniforms(60, T, torch.Generator().manual_seed(0), tiny().head.weight)
+    arguments = (tiny(), *pad([PROMPT, [2, 0, 2]]))
+    options = {"group_size": 30, "max_new_tokens": T, "eos_id": EOS, "pad_id": PAD, "uniforms": uniforms}
+    simple, used = rollout.generate(*arguments, **options), grpo.generate(*arguments, **options)
+    assert torch.equal(simple.completion_ids, used.completion_ids)
+    assert torch.equal(simple.completion_mask, used.completion_mask), "is EOS left out of the mask?"
+    a = rollout.completion_logits(*arguments, simple.completion_ids)
+    b = grpo.completion_logits(*arguments, simple.completion_ids)
+    mask = simple.completion_mask[..., None]
+    close(b.where(mask, 0), a.where(mask, 0), "the fast path's logits differ: a shift by one?", 1e-10)
