@@ -81,11 +81,11 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[
     if temperature == 0:
         tokens = logits.argmax(-1)
         return tokens, torch.zeros_like(uniforms)
-    logprobs = torch.log_softmax(logits / temperature, -1)
-    cdf = logprobs.exp().cumsum(-1)
+    probs = torch.softmax(logits / temperature, -1)
+    cdf = probs.cumsum(-1)
     # The last sum is 1 only up to rounding, so the uniform number is scaled to it.
-    tokens = (cdf < uniforms.unsqueeze(-1) * cdf[..., -1:]).sum(-1)
-    return tokens, logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    tokens = torch.searchsorted(cdf, uniforms.unsqueeze(-1) * cdf[..., -1:])
+    return tokens.squeeze(-1), probs.gather(-1, tokens).squeeze(-1).log()
 
 
 def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tensor) -> Tensor:
