@@ -6,7 +6,8 @@ from math import comb
 import torch
 
 from nanogrpo.model import GPT
-from nanogrpo.rollout import draw_uniforms, generate
+from nanogrpo.packed import generate
+from nanogrpo.rollout import draw_uniforms
 from nanogrpo.tasks import Problem, RewardFunction, call_reward
 from nanogrpo.tokenizer import CharTokenizer
 

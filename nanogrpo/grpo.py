@@ -17,7 +17,8 @@ from nanogrpo.errors import GroupSizeError, OptionError
 from nanogrpo.losses import Denominators, grpo_loss
 from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
-from nanogrpo.rollout import Rollout, completion_logits, draw_uniforms, generate, logprobs_of
+from nanogrpo.packed import completion_logits, generate
+from nanogrpo.rollout import Rollout, draw_uniforms, logprobs_of
 from nanogrpo.tasks import Problem, RewardFunction, call_reward
 from nanogrpo.tokenizer import CharTokenizer
 

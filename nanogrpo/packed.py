@@ -194,7 +194,7 @@ class _Decoder:
 
 
 def _visible(lens: Tensor, width: int, own: Tensor, like: Tensor, same_shape: bool = False) -> Tensor:
-    """What queries see of prompts and, by ``own`` ``(q, k)``, after them; added to scores, ``(R, 1, q, S)``."""
+    """What queries see of prompts and, by ``own`` ``(q, k)``, after them: numbers to add ``(R, 1, q, S)``."""
     if not same_shape and bool((lens == width).all()):
         lens = lens[:1]  # no padding to hide: one mask serves all
     prompt = torch.arange(width, device=lens.device) < lens.unsqueeze(1)  # (R, Tp)
