@@ -101,6 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--out", default="plot.png", help="the PNG to write (default: plot.png)")
     command.set_defaults(run=plot)
     args = parser.parse_args(argv)
+    torch.set_num_threads(1)  # the models are so small that a second thread costs more than it brings
     try:
         args.run(args)
     except NanoGRPOError as error:

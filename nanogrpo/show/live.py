@@ -11,7 +11,7 @@ from nanogrpo.show.plotting import plot_runs
 
 def watch(
     rows: Iterator[dict[str, float]],
-    total: int,
+    total: int | None = None,
     metrics: Sequence[str] = ("reward", "entropy"),
     every: int = 20,
     name: str = "this run",
@@ -23,7 +23,7 @@ def watch(
 
     Args:
         rows: what a ``train`` function gave.
-        total: steps of the run, for the progress bar.
+        total: steps of the run, for the progress bar; None if they are not known.
         metrics: what to draw, and the first of them beside the bar.
         every: steps between two drawings.
         name: of the run.
@@ -37,7 +37,7 @@ def watch(
                     columns.setdefault(key, []).append(value)
                 bar.update()
                 bar.set_postfix({metrics[0]: f"{row[metrics[0]]:.2f}"})
-                if row["step"] % every == 0 and row["step"] < total:
+                if row["step"] % every == 0:
                     handle = _redraw(handle, columns, metrics, name)
         except KeyboardInterrupt:
             print(f"Stopped after step {len(columns.get('step', []))}. The model is usable as it stands.")

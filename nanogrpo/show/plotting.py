@@ -18,6 +18,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 LABELS = {
     "step": "training step",
     "num_tokens": "sampled tokens",
+    "accuracy": "share of right answers",
     "reward": "mean reward",
     "reward_std": "standard deviation of the reward",
     "frac_reward_zero_std": "share of groups with equal rewards",
