@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 from IPython.display import DisplayHandle, display
 from tqdm import tqdm
 
-from nanogrpo.show.plotting import plot_runs
+from nanogrpo.show.plotting import Columns, plot_runs
 
 
 def watch(
@@ -14,6 +14,7 @@ def watch(
     total: int | None = None,
     metrics: Sequence[str] = ("reward", "entropy"),
     every: int = 20,
+    window: int = 10,
     name: str = "this run",
 ) -> dict[str, list[float]]:
     """Drive a trainer to its end and return its metrics by name, as :func:`nanogrpo.metrics.read_csv` does.
@@ -26,6 +27,7 @@ def watch(
         total: steps of the run, for the progress bar; None if they are not known.
         metrics: what to draw, and the first of them beside the bar.
         every: steps between two drawings.
+        window: steps of the running mean that is drawn.
         name: of the run.
     """
     columns: dict[str, list[float]] = {}
@@ -38,18 +40,18 @@ def watch(
                 bar.update()
                 bar.set_postfix({metrics[0]: f"{row[metrics[0]]:.2f}"})
                 if row["step"] % every == 0:
-                    handle = _redraw(handle, columns, metrics, name)
+                    handle = _redraw(handle, {name: columns}, metrics, window)
         except KeyboardInterrupt:
             print(f"Stopped after step {len(columns.get('step', []))}. The model is usable as it stands.")
     if columns:
-        _redraw(handle, columns, metrics, name)
+        _redraw(handle, {name: columns}, metrics, window)
     return columns
 
 
 def _redraw(
-    handle: DisplayHandle | None, columns: dict[str, list[float]], metrics: Sequence[str], name: str
+    handle: DisplayHandle | None, runs: dict[str, Columns], metrics: Sequence[str], window: int
 ) -> DisplayHandle | None:
-    figure = plot_runs({name: columns}, metrics)
+    figure = plot_runs(runs, metrics, window=window)
     if handle is None:
         handle = display(figure, display_id=True)
     else:

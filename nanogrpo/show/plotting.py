@@ -57,7 +57,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 def draw_metric(
     ax: Axes, runs: Mapping[str, Columns], metric: str, x: str = "step", window: int = 10
 ) -> Axes:
-    """Draw one metric of several runs: every value thin, its running mean over ``window`` steps thick.
+    """Draw one metric of several runs: every value thin, its mean over the last ``window`` steps thick.
 
     Raises:
         LogError: a run has no such metric; the message names those that it has.
@@ -67,7 +67,8 @@ def draw_metric(
             raise LogError(
                 f"{name} has no metric {metric if x in columns else x!r}; it has {', '.join(columns)}"
             )
-        ax.plot(columns[x], columns[metric], color=color, alpha=0.25, linewidth=0.8)
+        if window > 1:
+            ax.plot(columns[x], columns[metric], color=color, alpha=0.25, linewidth=0.8)
         ax.plot(columns[x], smooth(columns[metric], window), color=color, linewidth=2, label=name)
     if len(runs) > 1:
         ax.legend(frameon=False)
@@ -81,7 +82,7 @@ def plot_runs(
     figure, axes = plt.subplots(1, len(metrics), figsize=(4.6 * len(metrics), 3.2), squeeze=False)
     for ax, metric in zip(axes[0], metrics, strict=True):
         draw_metric(ax, runs, metric, x, window)
-    names = " and ".join(runs)
-    figure.suptitle(f"{names}: every step thin, mean of {window} steps thick", fontsize=9, color="#555555")
+    how = f": every step thin, mean of {window} steps thick" if window > 1 else ""
+    figure.suptitle(" and ".join(runs) + how, fontsize=9, color="#555555")
     figure.tight_layout()
     return figure
