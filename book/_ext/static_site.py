@@ -4,6 +4,7 @@
 - The Colab badge, which a notebook must name by a remote address to show it on Colab, is served here too.
 - sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
 - The theme's second search field is dropped.
+- A docstring may name an object of the package by the end of its path, if only one ends so.
 - A line `::: nanogrpo.module` on the API page becomes a heading with that module's documentation below it.
 """
 
@@ -13,6 +14,7 @@ import re
 from pathlib import Path
 
 from sphinx.util import logging
+from sphinx.util.nodes import make_refnode
 
 COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 MODULE_LINE = re.compile(r"^::: (nanogrpo(?:\.\w+)*)$", re.MULTILINE)
@@ -42,6 +44,18 @@ def expand_modules(app, docname, source):
         source[0] = MODULE_LINE.sub(lambda match: MODULE_BLOCK.format(match[1]), source[0])
 
 
+def find_by_ending(app, env, node, contnode):
+    """Resolve ``:class:`GPT``` from any module of the package."""
+    if node.get("refdomain") != "py":
+        return None
+    ending = "." + node["reftarget"]
+    hits = [(name, entry) for name, entry in env.domains["py"].objects.items() if name.endswith(ending)]
+    if len(hits) != 1:
+        return None
+    name, entry = hits[0]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
+
+
 def clean_page(app, pagename, templatename, context, doctree):
     context["script_files"] = [s for s in context["script_files"] if "thebe" not in _describe(s)]
     if "body" in context:
@@ -57,6 +71,7 @@ def setup(app):
     app.connect("config-inited", serve_scripts, priority=1)
     app.connect("config-inited", drop_second_search, priority=1)
     app.connect("source-read", expand_modules)
+    app.connect("missing-reference", find_by_ending)
     app.connect("html-page-context", clean_page, priority=900)
     # The theme's Font Awesome replaces icon elements; nested, the widgets keep theirs.
     app.add_js_file(None, body='window.FontAwesomeConfig = { autoReplaceSvg: "nest" };', priority=100)
