@@ -51,6 +51,10 @@ class RewardError(NanoGRPOError, ValueError):
     """A reward function returned the wrong number of values, or one that is not a finite number."""
 
 
+class CorpusError(NanoGRPOError, OSError):
+    """A corpus is not at hand, or is not the text that it should be."""
+
+
 class CheckpointError(NanoGRPOError, ValueError):
     """A checkpoint cannot be read, or belongs to another configuration."""
 

@@ -15,7 +15,7 @@ LAYERS = [
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
     {"losses", "tasks", "rollout", "checkpoint", "data"},
     {"packed", "reward_model"},
-    {"evaluate", "sft", "hub"},
+    {"evaluate", "sft", "pretrain", "hub"},
     {"grpo", "ppo"},
     {"recipes"},
     {"__main__"},
