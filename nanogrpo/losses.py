@@ -102,9 +102,9 @@ def grpo_loss(
         ShapeError, DTypeError, MaskError, OptionError: As in the functions called here; and OptionError
             if ``beta`` is not zero and there is no reference.
 
-    When it is wrong: as a measure of progress. On the first step after sampling its value is exactly
-    ``beta * kl``, since each group's advantages sum to zero, whatever the policy has learned. Plot the
-    reward.
+    When it is wrong: as a measure of progress. On the first step after sampling all ratios are 1, and
+    under ``"sequence_mean"`` the policy's part of the loss is zero, since each group's advantages sum to
+    zero, whatever the policy has learned. Its gradient is not zero. Plot the reward.
 
     >>> logprobs = torch.tensor([[-1.0, -2.0], [-1.0, -1.0]], requires_grad=True)
     >>> mask = torch.tensor([[True, True], [True, False]])
@@ -236,7 +236,8 @@ def aggregate(
     ``sequence_sum``  1 / B                                      REINFORCE               none, ``luspo``
     ================= ========================================== ======================= ==============
 
-    (TRL's ``cispo`` also uses ``token_mean``; its ``bnpo`` is ``token_mean`` with the denominator of one
+    (DAPO's paper counts the tokens of one group; here and in TRL they are those of the whole batch.
+    TRL's ``cispo`` also uses ``token_mean``; its ``bnpo`` is ``token_mean`` with the denominator of one
     microbatch, which makes the result depend on how the batch was cut; its ``luspo`` is ``sequence_sum``
     of a sequence-level ratio.)
 

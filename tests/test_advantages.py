@@ -69,13 +69,6 @@ def test_2A_04_tied_groups_are_bitwise_zero(dtype, eps):
             assert (batch_advantages(row, eps=eps) == 0).all(), "a batch of equal rewards must get exactly 0"
 
 
-def test_2A_04_global_advantages_of_tied_groups():
-    all_tied = torch.tensor([[0.3, 0.3, 0.3], [1.3, 1.3, 1.3]])
-    assert (global_advantages(all_tied, eps=1e-8) == 0).all(), "a batch of tied groups must get exactly 0"
-    one = torch.tensor([[0.3, 0.3, 0.3], [1.0, 2.0, 3.0]])
-    close(global_advantages(one)[0], 0.0, "the batch mean of centered rewards is 0 up to rounding", 1e-6)
-
-
 def test_2A_04_a_tied_group_gives_its_completions_no_gradient():
     from nanogrpo.losses import grpo_loss
 
@@ -194,6 +187,13 @@ def test_the_batch_scale_is_the_group_mean_and_the_batch_std():
         expected = centered / (r.std(correction=correction) + 0.5)
         found = group_advantages(r, "batch", eps=0.5, correction=correction)
         close(found, expected, "not (reward - group mean) / batch std")
+
+
+def test_2A_04_global_advantages_of_tied_groups():
+    all_tied = torch.tensor([[0.3, 0.3, 0.3], [1.3, 1.3, 1.3]])
+    assert (global_advantages(all_tied, eps=1e-8) == 0).all(), "a batch of tied groups must get exactly 0"
+    one = torch.tensor([[0.3, 0.3, 0.3], [1.0, 2.0, 3.0]])
+    close(global_advantages(one)[0], 0.0, "the batch mean of centered rewards is 0 up to rounding", 1e-6)
 
 
 def test_global_advantages_count_a_completion_once_a_token():

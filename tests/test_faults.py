@@ -25,6 +25,8 @@ SAYS = {
     "normalized by the microbatch": "of the microbatch, not of the whole batch",
     "target shift off by one": "target shift off by one",
     "EOS left out of the mask": "EOS left out of the mask",
+    "fast path: target shift off by one": "a shift by one",
+    "fast path: EOS left out of the mask": "EOS left out of the mask",
 }
 each = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 ABSENT = Fault("absent", "kl.py", (("no such text", ""),), "", "", "test_kl.py")

@@ -17,6 +17,21 @@ from nanogrpo.rollout import Rollout
 from nanogrpo.teach.exact import Microscope, pad
 
 
+def test_the_trainer_samples_and_scores_with_the_functions_proven_here():
+    """The fast path may stand in for the simple one only while it gives the same numbers."""
+    uniforms = rollout.draw_uniforms(60, T, torch.Generator().manual_seed(0), tiny().head.weight)
+    arguments = (tiny(), *pad([PROMPT, [2, 0, 2]]))
+    options = {"group_size": 30, "max_new_tokens": T, "eos_id": EOS, "pad_id": PAD, "uniforms": uniforms}
+    simple, used = rollout.generate(*arguments, **options), grpo.generate(*arguments, **options)
+    same = torch.equal(simple.completion_ids, used.completion_ids)
+    same = same and torch.equal(simple.completion_mask, used.completion_mask)
+    assert same, "the fast path samples otherwise: is EOS left out of the mask?"
+    a = rollout.completion_logits(*arguments, simple.completion_ids)
+    b = grpo.completion_logits(*arguments, simple.completion_ids)
+    mask = simple.completion_mask[..., None]
+    close(b.where(mask, 0), a.where(mask, 0), "the fast path's logits differ: a shift by one?", 1e-10)
+
+
 class Recorder:
     """Stands where the optimizer stands, keeps the gradient, and leaves the weights alone."""
 
@@ -89,17 +104,3 @@ def test_the_reference_of_the_trainer_is_a_frozen_copy():
     assert rows[-1]["kl"] > 1e-3, (
         "the KL does not grow: the reference moves with the policy, it is not detached"
     )
-
-
-def test_the_trainer_samples_and_scores_with_the_functions_proven_here():
-    """The fast path may stand in for the simple one only while it gives the same numbers."""
-    uniforms = rollout.draw_uniforms(60, T, torch.Generator().manual_seed(0), tiny().head.weight)
-    arguments = (tiny(), *pad([PROMPT, [2, 0, 2]]))
-    options = {"group_size": 30, "max_new_tokens": T, "eos_id": EOS, "pad_id": PAD, "uniforms": uniforms}
-    simple, used = rollout.generate(*arguments, **options), grpo.generate(*arguments, **options)
-    assert torch.equal(simple.completion_ids, used.completion_ids)
-    assert torch.equal(simple.completion_mask, used.completion_mask), "is EOS left out of the mask?"
-    a = rollout.completion_logits(*arguments, simple.completion_ids)
-    b = grpo.completion_logits(*arguments, simple.completion_ids)
-    mask = simple.completion_mask[..., None]
-    close(b.where(mask, 0), a.where(mask, 0), "the fast path's logits differ: a shift by one?", 1e-10)

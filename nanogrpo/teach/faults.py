@@ -233,6 +233,22 @@ FAULTS = (
         "Completions grow to the length limit.",
         "test_exact.py",
     ),
+    Fault(
+        "fast path: target shift off by one",
+        "packed.py",
+        (("model.hidden(completion_ids[:, :-1], cache)", "model.hidden(completion_ids[:, 1:], cache)"),),
+        "Each token is predicted by a model that has just read it.",
+        "The first ratio is not 1, and the log-probs rise toward zero while the samples stay as they are.",
+        "test_trainer_math.py",
+    ),
+    Fault(
+        "fast path: EOS left out of the mask",
+        "packed.py",
+        (("sampled = ends.cumsum(1) - ends.long() == 0", "sampled = ends.cumsum(1) == 0"),),
+        "The decision to stop is never trained.",
+        "Completions grow to the length limit.",
+        "test_trainer_math.py",
+    ),
 )
 
 
