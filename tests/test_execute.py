@@ -80,6 +80,14 @@ def test_streams_merge_between_displays_and_keep_their_order():
     ], "a wiped progress bar after the figure must leave nothing"
 
 
+def test_a_bar_that_a_figure_interrupted_stays_one_line():
+    figure = v4.new_output("display_data", {"text/plain": "figure"})
+    outputs = [stream("\r 10%", "stderr"), figure, stream("\r 50%", "stderr"), stream("\r100%\n", "stderr")]
+    outputs += [stream("next\n", "stderr")]
+    assert [o.get("text") for o in c.merge_streams(outputs)] == ["100%\n", None, "next\n"]
+    assert outputs[0].text == "\r 10%", "the argument is not changed"
+
+
 def model(kind, **state):
     return {"model_name": kind, "model_module": "m", "model_module_version": "1", "state": state}
 

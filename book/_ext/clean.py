@@ -81,7 +81,7 @@ def merge_streams(outputs: list) -> list:
             if text.strip():
                 merged.append(nbformat.v4.new_output("stream", name=name, text=text))
 
-    for output in outputs:
+    for output in rejoin_bars(outputs):
         if output["output_type"] == "stream":
             printed[output["name"]] = printed.get(output["name"], "") + output["text"]
         else:
@@ -89,6 +89,21 @@ def merge_streams(outputs: list) -> list:
             merged.append(output)
     flush()
     return merged
+
+
+def rejoin_bars(outputs: list) -> list:
+    """Put the later frames of a bar that a display interrupted to where its first ones stand."""
+    kept, latest = [], {}
+    for output in outputs:
+        if output["output_type"] == "stream":
+            bar = latest.get(output["name"])
+            open_bar = bar and "\r" in bar["text"].rsplit("\n", 1)[-1]
+            if open_bar and output["text"].startswith(("\r", "\n")):
+                bar["text"] += output["text"]
+                continue
+            output = latest[output["name"]] = type(output)(output)
+        kept.append(output)
+    return kept
 
 
 def widget_state(nb) -> dict:
