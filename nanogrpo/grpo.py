@@ -22,6 +22,9 @@ from nanogrpo.rollout import Rollout, draw_uniforms, logprobs_of
 from nanogrpo.tasks import Problem, RewardFunction, call_reward
 from nanogrpo.tokenizer import CharTokenizer
 
+# Tokens of one forward and backward pass: on a CPU its activations should fit in the cache, a GPU wants many.
+MICROBATCH_TOKENS = {"cpu": 2048, "cuda": 1 << 18}
+
 
 @dataclass(frozen=True)
 class GRPOConfig:
@@ -152,30 +155,57 @@ def improve(
 
     The old log-probs are those that were kept from sampling, so no second pass is needed for them. Without a
     KL penalty, a group without signal (all advantages 0) has gradient 0 and is not computed; it still counts
-    in the denominators, so the result is exactly that of the whole batch.
+    in the denominators, so the result is exactly that of the whole batch. The gradient is summed over
+    microbatches, which fit into a processor's cache and keep the peak of memory low.
     """
     denominators = Denominators.of(rollout.completion_mask, config.max_new_tokens)
-    if not config.beta:
-        informative = advantages.ne(0).any(1)  # (P,)
-        rollout, advantages = rollout.pick(informative), advantages[informative]
-        if not len(advantages):
-            optimizer.zero_grad()
-            optimizer.step()  # the gradient is 0; Adam still moves on with what it remembers
-            return {"loss": 0.0, "grad_norm": 0.0, "clip_ratio/region_mean": 0.0}
-    batch = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
+    computed = torch.ones_like(advantages[:, 0]) if config.beta else advantages.ne(0).any(1)
+    sums = {"loss": 0.0, "clip_ratio/region_mean": 0.0} | ({"kl": 0.0} if config.beta else {})
+    optimizer.zero_grad()
+    for prompts in microbatches(rollout, computed.nonzero().squeeze(1)):
+        part = rollout.pick(prompts)
+        loss, metrics = loss_of(model, reference, part, advantages[prompts], config, denominators)
+        loss.backward()
+        for name in sums:
+            sums[name] += (loss.detach() if name == "loss" else metrics[name]).item()
+    grad_norm = clip_grad_norm(optimizer.params, config.max_grad_norm, where)
+    optimizer.step()  # also where no group has a signal: Adam moves on with what it remembers
+    return {**sums, "grad_norm": grad_norm}
+
+
+def microbatches(rollout: Rollout, prompts: Tensor) -> tuple[Tensor, ...]:
+    """Indices of prompts ``(P,)`` in parts of about ``MICROBATCH_TOKENS``, alike in length to pad little."""
+    if not len(prompts):
+        return ()
+    longest = rollout.lengths.view(-1, rollout.group_size).amax(1)  # (P,)
+    tokens = MICROBATCH_TOKENS["cuda" if longest.is_cuda else "cpu"]
+    size = max(1, tokens // (rollout.group_size * rollout.completion_ids.shape[1]))
+    return prompts[longest[prompts].argsort()].split(size)
+
+
+def loss_of(
+    model: GPT,
+    reference: GPT | None,
+    part: Rollout,
+    advantages: Tensor,
+    config: GRPOConfig,
+    denominators: Denominators,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of some groups, and its metrics; both add up over the parts of a batch."""
+    batch = (part.prompt_ids, part.prompt_lens, part.completion_ids)
     logits = completion_logits(model, *batch)  # (B, T, V)
-    logprobs = logprobs_of(logits, rollout.completion_ids, config.temperature)  # (B, T)
+    logprobs = logprobs_of(logits, part.completion_ids, config.temperature)  # (B, T)
     ref_logprobs = None
     if config.beta:
         with torch.no_grad():
             ref_logits = completion_logits(reference, *batch)
-            ref_logprobs = logprobs_of(ref_logits, rollout.completion_ids, config.temperature)
-    loss, metrics = grpo_loss(
+            ref_logprobs = logprobs_of(ref_logits, part.completion_ids, config.temperature)
+    return grpo_loss(
         logprobs,
-        rollout.logprobs,
+        part.logprobs,
         ref_logprobs,
         advantages.flatten(),
-        rollout.completion_mask,
+        part.completion_mask,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         beta=config.beta,
@@ -183,12 +213,6 @@ def improve(
         aggregation=config.aggregation,
         denominators=denominators,
     )
-    optimizer.zero_grad()
-    loss.backward()
-    grad_norm = clip_grad_norm(optimizer.params, config.max_grad_norm, where)
-    optimizer.step()
-    wanted = {name: metrics[name].item() for name in ("clip_ratio/region_mean", "kl") if name in metrics}
-    return {"loss": loss.item(), "grad_norm": grad_norm, **wanted}
 
 
 def describe(rollout: Rollout, rewards: Tensor) -> dict[str, float]:

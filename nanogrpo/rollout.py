@@ -47,14 +47,16 @@ class Rollout:
         return self.completion_mask.sum(1)
 
     def pick(self, prompts: Tensor) -> "Rollout":
-        """The rollout of some of the prompts, chosen by a ``(P,)`` mask, with their whole groups."""
-        rows = prompts.repeat_interleave(self.group_size)  # (B,)
+        """The rollout of some prompts, by their indices, with their whole groups, without idle columns."""
+        members = torch.arange(self.group_size, device=prompts.device)
+        rows = (prompts.unsqueeze(1) * self.group_size + members).flatten()  # (B,)
+        Tp, T = int(self.prompt_lens[prompts].max()), int(self.lengths[rows].max())
         return Rollout(
-            self.prompt_ids[prompts],
+            self.prompt_ids[prompts, :Tp],
             self.prompt_lens[prompts],
-            self.completion_ids[rows],
-            self.completion_mask[rows],
-            self.logprobs[rows],
+            self.completion_ids[rows, :T],
+            self.completion_mask[rows, :T],
+            self.logprobs[rows, :T],
             self.truncated[rows],
             self.group_size,
         )

@@ -243,6 +243,42 @@ def test_on_a_gpu(monkeypatch, graphs):
                     p.add_(0.05 * torch.randn_like(p))
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean", "constant"])
+def test_microbatches_change_no_gradient(monkeypatch, beta, aggregation):
+    from nanogrpo import grpo
+    from nanogrpo.optim import AdamW
+
+    model, reference = lively(), lively(seed=1).requires_grad_(False)
+    drawn = sample(packed, model, MIXED * 2, group_size=4)
+    advantages = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    advantages[2] = 0
+    config = grpo.GRPOConfig(
+        max_new_tokens=8, group_size=4, beta=beta, aggregation=aggregation, max_grad_norm=1e9
+    )
+    found = []
+    for tokens, parts in ((1 << 20, 1), (1, 6 if beta else 5)):  # all at once, and one prompt at a time
+        monkeypatch.setitem(grpo.MICROBATCH_TOKENS, "cpu", tokens)
+        shapes, forward = [], packed.completion_logits
+
+        def counted(model, *batch, shapes=shapes, forward=forward):
+            shapes.append(batch[2].shape)
+            return forward(model, *batch)
+
+        monkeypatch.setattr(grpo, "completion_logits", counted)
+        optimizer = AdamW(model.parameters(), 0.0)
+        row = grpo.improve(model, reference, optimizer, drawn, advantages, config, "here")
+        found.append((row, [p.grad.clone() for p in model.parameters()]))
+        assert len(shapes) == parts * (2 if beta else 1)
+    longest = drawn.lengths.view(6, 4).amax(1)
+    computed = longest if beta else longest[advantages.ne(0).any(1)]
+    assert sorted({s[1] for s in shapes}) == sorted(set(computed.tolist())), "a part is as long as its longest"
+    for name, value in found[0][0].items():
+        assert found[1][0][name] == pytest.approx(value, abs=1e-12), name
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+
+
 def test_a_training_step_does_not_import_the_compiler():
     """Importing torch._dynamo costs more than the whole quickstart's training."""
     code = """
