@@ -1,5 +1,6 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
+# make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,7 +20,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults lab lint clean env render
+.PHONY: book test faults bench lab lint clean env render
 
 env: $(STAMP)
 
@@ -67,6 +68,17 @@ test: lint
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
 faults: $(STAMP)
 	$(BIN)/python -m nanogrpo.teach.faults
+
+bench: .venv-bench/.installed
+	.venv-bench/bin/python book/studies/bench/bench.py $(if $(QUICK),--quick)
+
+.venv-bench/.installed: book/studies/bench/requirements.txt constraints.txt
+	@echo "Installing what the benchmark compares with into .venv-bench ..."
+	@$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install -q --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
+	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r $< -e .
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
