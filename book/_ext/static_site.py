@@ -1,6 +1,7 @@
 """What the book needs of Sphinx beyond its configuration.
 
 - Scripts that `vendor.py` brought in are served by the book itself; without them the defaults (CDNs) stay.
+- Widgets are run by `widgets-host.js`, which loads the widget manager only where one of them needs it.
 - The Colab badge, which a notebook must name by a remote address to show it on Colab, is served here too.
 - sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
 - The theme's second search field is dropped.
@@ -10,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -23,15 +25,14 @@ MODULE_BLOCK = "## `{0}`\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
 
 def serve_scripts(app, config):
     """Point MathJax and the widget manager at the book's own copies, where there are any."""
-    if not any(Path(app.confdir, folder, "vendor").is_dir() for folder in config.html_static_path):
+    manager = list(config.nb_ipywidgets_js.items())
+    if any(Path(app.confdir, folder, "vendor").is_dir() for folder in config.html_static_path):
+        config.mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
+        names = ("vendor/requirejs/require.js", "widgets-setup.js", "vendor/html-manager/embed-amd.js")
+        manager = [(name, {}) for name in names]  # relative to widgets-host.js
+    else:
         logging.getLogger(__name__).info("no scripts in _static/vendor: the pages load them from CDNs")
-        return
-    config.mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
-    config.nb_ipywidgets_js = {
-        "vendor/requirejs/require.js": {},
-        "widgets-setup.js": {},
-        "vendor/html-manager/embed-amd.js": {},
-    }
+    config.nb_ipywidgets_js = {"widgets-host.js": {"data-manager": json.dumps(manager)}}
 
 
 def drop_second_search(app, config):

@@ -1,0 +1,71 @@
+// Runs the page's widgets. Browser widgets (anywidgets: their script is in the page) are mounted right here,
+// without RequireJS and without the widget manager. A page that holds any other widget loads the manager for
+// all of them, from the scripts that this tag names in data-manager.
+(() => {
+  const own = document.currentScript;
+  const find = (kind) => [...document.querySelectorAll(`script[type="application/vnd.jupyter.widget-${kind}+json"]`)];
+
+  // The part of a widget's model that anywidget promises to a script: values and events, but no kernel.
+  function makeModel(values) {
+    const listeners = new Map();
+    const tell = (event, ...detail) => [...(listeners.get(event) ?? [])].forEach((call) => call(...detail));
+    const model = {
+      get: (name) => values[name],
+      set(name, value) {
+        if (Object.is(values[name], value)) return;
+        values[name] = value;
+        tell(`change:${name}`, model, value);
+        tell("change", model);
+      },
+      save_changes() {},
+      send() {},
+      on: (event, call) => listeners.set(event, (listeners.get(event) ?? new Set()).add(call)),
+      off(event, call) {
+        if (call) listeners.get(event)?.delete(call);
+        else listeners.delete(event);
+      },
+    };
+    return model;
+  }
+
+  async function start(state) {
+    const url = URL.createObjectURL(new Blob([state._esm], { type: "text/javascript" }));
+    const script = (await import(url)).default;
+    URL.revokeObjectURL(url);
+    const widget = typeof script === "function" ? await script() : script;
+    const model = makeModel({ ...state });
+    await widget.initialize?.({ model });
+    return { model, widget };
+  }
+
+  async function mount(place, running) {
+    const { model, widget } = await running;
+    const el = document.createElement("div");
+    place.replaceWith(el);
+    await widget.render({ model, el });
+  }
+
+  function loadManager() {
+    JSON.parse(own.dataset.manager).forEach(([src, attributes]) => {
+      const script = document.createElement("script");
+      Object.entries(attributes).forEach(([name, value]) => script.setAttribute(name, value));
+      script.async = false; // in this order
+      script.src = new URL(src, own.src);
+      document.head.append(script);
+    });
+  }
+
+  function run() {
+    const models = Object.assign({}, ...find("state").map((e) => JSON.parse(e.textContent).state));
+    const views = find("view").map((place) => [place, JSON.parse(place.textContent).model_id]);
+    if (!views.every(([, id]) => models[id]?.model_module === "anywidget")) return loadManager();
+    const running = {}; // one model for all views of a widget
+    for (const [place, id] of views) {
+      running[id] ??= start(models[id].state);
+      mount(place, running[id]).catch((error) => console.error("a widget did not start:", error));
+    }
+  }
+
+  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", run);
+  else run();
+})();
