@@ -5,6 +5,7 @@ Run as a script it rewrites results.md from results.json.
 
 import json
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 from contestants import HEADS, LAYERS, SHAPES, V
@@ -39,9 +40,14 @@ def floor(shape: str, gflops: float, gbs: float) -> dict[str, float]:
     return {"rollout": rollout, "step": rollout + 3 * (prompt + completions) / gflops / 1e9}
 
 
-def ratios(log: dict, kind: str, slow: str, fast: str, shape: str) -> list[float]:
-    a, b = (log["shapes"][shape][f"{kind}: {name}"]["seconds"] for name in (slow, fast))
-    return [x / y for x, y in zip(a, b, strict=False)]
+def compared(log: dict) -> Iterator[tuple]:
+    """Every comparison that the log holds: kind, shape, slow, fast, ratios of the rounds, goal."""
+    for kind, slow, fast, wanted in RATIOS:
+        for shape, goal in wanted.items():
+            rows = log["shapes"].get(shape, {})
+            if f"{kind}: {slow}" in rows and f"{kind}: {fast}" in rows:
+                a, b = (rows[f"{kind}: {name}"]["seconds"] for name in (slow, fast))
+                yield kind, shape, slow, fast, [x / y for x, y in zip(a, b, strict=False)], goal
 
 
 def quartiles(values: list[float]) -> list[float]:
@@ -58,11 +64,8 @@ def table(log: dict) -> str:
     """The log as Markdown; nothing in it is typed by hand."""
     out = ["# Benchmark", "", describe(log), "", "Median over the rounds, quartiles in brackets.", ""]
     out += ["| work | shape | rounds | ratio, seconds by seconds | wanted |", "|---|---|---|---|---|"]
-    for kind, slow, fast, wanted in RATIOS:
-        for shape, goal in wanted.items():
-            if f"{kind}: {slow}" in log["shapes"].get(shape, {}):
-                r = ratios(log, kind, slow, fast, shape)
-                out.append(f"| {kind} | {shape} | {len(r)} | {slow} / {fast} = {spread(r)} | {goal or ''} |")
+    for kind, shape, slow, fast, r, goal in compared(log):
+        out.append(f"| {kind} | {shape} | {len(r)} | {slow} / {fast} = {spread(r)} | {goal or ''} |")
     jobs = log["process"]
     pairs = list(zip(jobs["TRL defaults"], jobs["nanogrpo"], strict=True))
     for what, goal in (("seconds", "at least 2.5"), ("peak_mib", "at least 1.67")):
@@ -122,8 +125,8 @@ def describe(log: dict) -> str:
     )
     return (
         f"One pinned core of {h['cores']} ({h['cpu']}, cache {h['cache']}), one thread, fp32, "
-        f"{LAYERS} layers, {HEADS} heads, {V} tokens. Python {h['python']}, {versions}. Commit {h['commit']}. {log['date']}. "
-        f"Shapes: {shapes}."
+        f"{LAYERS} layers, {HEADS} heads, {V} tokens. Python {h['python']}, {versions}. "
+        f"Commit {h['commit']}. {log['date']}. Shapes: {shapes}."
     )
 
 
@@ -133,11 +136,11 @@ def draw(log: dict):
 
     from nanogrpo.show.plotting import COLORS, style
 
-    rows = []
-    for kind, slow, fast, wanted in RATIOS:
-        for shape, goal in wanted.items():
-            if slow != "no cache" and f"{kind}: {slow}" in log["shapes"].get(shape, {}):
-                rows.append((f"{kind} {shape}: {slow} / {fast}", ratios(log, kind, slow, fast, shape), goal))
+    rows = [
+        (f"{kind} {shape}: {slow} / {fast}", ratios, goal)
+        for kind, shape, slow, fast, ratios, goal in compared(log)
+        if slow != "no cache"
+    ]
     figure, ax = plt.subplots(figsize=(7, 0.35 * len(rows) + 1), layout="constrained")
     for y, (_, values, goal) in enumerate(reversed(rows)):
         low, middle, high = quartiles(values)
