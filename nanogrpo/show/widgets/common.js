@@ -2,9 +2,9 @@
 
 const STYLE = `
 .ng { color: inherit; font: inherit; font-size: 0.95rem; max-width: 46rem;
-  --ng-line: #0072b2; --ng-other: #b34700; --ng-soft: #5f6b76; }
+  --ng-line: #0072b2; --ng-other: #b34700; --ng-soft: #5f6b76; --ng-grip: #fff; }
 html[data-theme="dark"] .ng, html[theme="dark"] .ng, body[data-jp-theme-light="false"] .ng {
-  --ng-line: #56b4e9; --ng-other: #f0a35e; --ng-soft: #a8b3bd; }
+  --ng-line: #56b4e9; --ng-other: #f0a35e; --ng-soft: #a8b3bd; --ng-grip: #14181e; }
 .ng-controls { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 0.6rem 1.4rem; }
 .ng-controls label { display: block; }
 .ng-controls input, .ng-controls select { width: 100%; font: inherit; box-sizing: border-box; }
@@ -18,56 +18,98 @@ html[data-theme="dark"] .ng, html[theme="dark"] .ng, body[data-jp-theme-light="f
 `;
 
 function make(tag, attributes = {}, ...children) {
-  const inSvg = ["svg", "g", "path", "line", "circle", "text"].includes(tag);
+  const inSvg = ["svg", "g", "path", "line", "circle", "rect", "text"].includes(tag);
   const element = inSvg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);
   return element;
 }
 
-// A slider or a list with its label; both write to the model, and follow it.
-function control(model, name, title, attributes, options = null) {
-  const number = options === null;
-  const input = number
-    ? make("input", { type: "range", ...attributes })
-    : make("select", attributes, ...Object.entries(options).map(([value, text]) => make("option", { value }, text)));
-  const shown = make("strong");
-  const label = make("label", {}, title, number ? " = " : "", shown, input);
-  const follow = () => {
-    input.value = model.get(name);
-    if (number) shown.textContent = Number.isInteger(Number(attributes.step)) ? model.get(name) : Number(model.get(name)).toFixed(2);
+// A number as text, without the sign of a zero.
+const fixed = (x, digits = 3) => x.toFixed(digits).replace(/^-(0(?:\.0*)?)$/, "$1");
+
+// JSON has no NaN, so a kernel is not told of it; the read-out is.
+function put(model, name, value) {
+  model.set(name, value);
+  if (![value].flat().some(Number.isNaN)) model.save_changes();
+}
+
+// An input of a number. An empty or half-typed one counts as NaN, and is left alone while the reader types.
+function field(attributes, write) {
+  const input = make("input", { type: "number", ...attributes });
+  const read = () => (input.value === "" ? NaN : Number(input.value));
+  const follow = (value) => {
+    if (!Object.is(read(), value)) input.value = Number.isNaN(value) ? "" : value;
   };
-  input.addEventListener("input", () => {
-    model.set(name, number ? Number(input.value) : input.value);
-    model.save_changes();
-  });
-  model.on(`change:${name}`, follow);
-  follow();
+  input.addEventListener("input", () => write(read()));
+  return { input, follow };
+}
+
+// A list to choose from, with its label.
+function choice(title, options, write) {
+  const entries = Object.entries(options).map(([value, text]) => make("option", { value }, text));
+  const input = make("select", {}, ...entries);
+  input.addEventListener("input", () => write(input.value));
+  return { label: make("label", {}, title, input), input, follow: (value) => (input.value = value) };
+}
+
+// A slider, a number field (type: "number") or a list with its label; all write to the model, and follow it.
+function control(model, name, title, attributes, options = null) {
+  if (options !== null) {
+    const number = typeof model.get(name) === "number";
+    const list = choice(title, options, (value) => put(model, name, number ? Number(value) : value));
+    model.on(`change:${name}`, () => list.follow(model.get(name)));
+    list.follow(model.get(name));
+    return list;
+  }
+  const { input, follow } = field({ type: "range", ...attributes }, (value) => put(model, name, value));
+  const shown = make("strong");
+  const slider = input.type === "range";
+  const label = make("label", {}, title, ...(slider ? [" = ", shown] : []), input);
+  const update = () => {
+    const value = model.get(name);
+    follow(value);
+    shown.textContent = Number.isInteger(Number(attributes.step)) ? value : Number(value).toFixed(2);
+  };
+  model.on(`change:${name}`, update);
+  update();
   return { label, input };
 }
 
-// An empty plot: x from 0 to 1, y from 0 to top; `at` maps data to the drawing.
-function axes(title, xTitle, top, yTicks) {
-  const [width, height, left, right, above, below] = [340, 230, 44, 12, 30, 40];
-  const at = (x, y) => [left + x * (width - left - right), height - below - (y / top) * (height - above - below)];
+// An empty plot, y from `bottom` to `top`; `at` maps data to the drawing, `heightOf` a place on the screen to y.
+function axes(title, xTitle, top, yTicks, options = {}) {
+  const { x: [x0, x1] = [0, 1], xTicks = [0, 0.25, 0.5, 0.75, 1], bottom = 0, height = 230 } = options;
+  const [width, left, right, above, below] = [340, 44, 12, 30, xTitle ? 40 : 22];
+  const at = (x, y) => [
+    left + ((x - x0) / (x1 - x0)) * (width - left - right),
+    height - below - ((y - bottom) / (top - bottom)) * (height - above - below),
+  ];
   const root = make("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
   const line = (from, to, opacity) => root.append(make("line", {
     x1: from[0], y1: from[1], x2: to[0], y2: to[1], stroke: "currentColor", "stroke-opacity": opacity }));
   const text = (place, dx, dy, anchor, words) => root.append(make("text", {
     x: place[0] + dx, y: place[1] + dy, "text-anchor": anchor }, words));
   for (const y of yTicks) {
-    line(at(0, y), at(1, y), y ? 0.18 : 0.7);
-    text(at(0, y), -6, 4, "end", String(y));
+    line(at(x0, y), at(x1, y), y ? 0.18 : 0.7);
+    text(at(x0, y), -6, 4, "end", String(y));
   }
-  line(at(0, 0), at(0, top), 0.7);
-  for (const x of [0, 0.25, 0.5, 0.75, 1]) text(at(x, 0), 0, 16, "middle", String(x));
-  text(at(0.5, 0), 0, 33, "middle", xTitle);
+  line(at(x0, bottom), at(x0, top), 0.7);
+  for (const x of xTicks) text(at(x, bottom), 0, 16, "middle", String(x));
+  text(at((x0 + x1) / 2, bottom), 0, 33, "middle", xTitle);
   text([left, 16], 0, 0, "start", title);
-  return { root, at };
+  const heightOf = (clientY) => {
+    const box = root.getBoundingClientRect();
+    const y = ((clientY - box.top) / box.height) * height;
+    const share = (height - below - y) / (height - above - below);
+    return bottom + Math.min(1, Math.max(0, share)) * (top - bottom);
+  };
+  return { root, at, heightOf, x: [x0, x1] };
 }
 
 function curve(plot, f, attributes) {
-  const points = Array.from({ length: 201 }, (_, i) => [i / 200, f(i / 200)]).filter(([, y]) => Number.isFinite(y));
+  const [x0, x1] = plot.x;
+  const points = Array.from({ length: 201 }, (_, i) => x0 + (i / 200) * (x1 - x0))
+    .map((x) => [x, f(x)]).filter(([, y]) => Number.isFinite(y));
   const d = points.map(([x, y], i) => `${i ? "L" : "M"}${plot.at(x, y).map((v) => v.toFixed(2)).join(" ")}`).join("");
   plot.root.append(make("path", { d, fill: "none", "stroke-width": 2.2, ...attributes }));
 }
@@ -75,4 +117,42 @@ function curve(plot, f, attributes) {
 function dot(plot, x, y, color) {
   const [cx, cy] = plot.at(x, y);
   plot.root.append(make("circle", { cx, cy, r: 5, fill: color }));
+}
+
+// Bars at x = 1, 2, ...; with `grips` each has a handle, see `drag`. A value that is not finite has no bar.
+function bars(plot, values, color, { grips = false, share = 0.7 } = {}) {
+  const width = share * (plot.at(1, 0)[0] - plot.at(0, 0)[0]);
+  values.forEach((value, i) => {
+    const [x, zero] = plot.at(i + 1, 0);
+    const y = plot.at(0, Number.isFinite(value) ? value : 0)[1];
+    const rect = (from, height, attributes) => plot.root.append(make("rect", {
+      x: x - width / 2, width, y: from, height, ...attributes }));
+    rect(Math.min(y, zero), Math.abs(y - zero), { fill: color });
+    if (!grips) return;
+    const style = "cursor: ns-resize; touch-action: none";
+    plot.root.append(make("circle", { cx: x, cy: y, r: 4, fill: "var(--ng-grip)", stroke: color, "stroke-width": 2 }));
+    rect(y - 14, 28, { fill: "transparent", "data-bar": i, "data-grip": "", style });
+  });
+}
+
+// Dragging the handles of `bars`. `host` outlives the drawing, `plot()` is the drawing as it stands now.
+function drag(host, plot, write) {
+  let bar = null;
+  const move = (event) => bar !== null && write(bar, plot().heightOf(event.clientY));
+  host.addEventListener("pointerdown", (event) => {
+    const grip = event.target.closest("[data-grip]");
+    if (!grip) return;
+    bar = Number(grip.dataset.bar);
+    host.setPointerCapture(event.pointerId);
+    event.preventDefault();
+  });
+  host.addEventListener("pointermove", move);
+  for (const end of ["pointerup", "pointercancel"]) host.addEventListener(end, () => (bar = null));
+}
+
+// Draw now and whenever one of these values changes; returns what ends it.
+function redraw(model, names, draw) {
+  for (const name of names) model.on(`change:${name}`, draw);
+  draw();
+  return () => names.forEach((name) => model.off(`change:${name}`, draw));
 }
