@@ -10,11 +10,19 @@ html[data-theme="dark"] .ng, html[theme="dark"] .ng, body[data-jp-theme-light="f
 .ng-controls input, .ng-controls select { width: 100%; font: inherit; box-sizing: border-box; }
 .ng-controls select { padding: 0.2rem; color: inherit; background: transparent; border: 1px solid currentColor; }
 .ng-controls option { color: #111; background: #fff; }
-.ng-controls :focus-visible { outline: 2px solid var(--ng-line); outline-offset: 2px; }
 .ng-panels { display: flex; flex-wrap: wrap; gap: 0.5rem 1rem; margin-top: 0.8rem; }
 .ng-panels svg { flex: 1 1 17rem; min-width: 0; max-width: 30rem; height: auto; }
 .ng-panels text { fill: currentColor; font-size: 12px; }
-.ng-readout { display: block; margin: 0.4rem 0; min-height: 3em; }
+.ng-column { flex: 1 1 17rem; min-width: 0; max-width: 30rem; }
+.ng-column svg { display: block; width: 100%; }
+.ng-cells { display: grid; grid-template-columns: repeat(auto-fill, minmax(4.2rem, 1fr)); gap: 0.3rem 0.5rem; margin-top: 0.6rem; }
+.ng-cells input, .ng-controls input[type="number"] { width: 100%; box-sizing: border-box; font: inherit; padding: 0.15rem 0.3rem;
+  color: inherit; background: transparent; border: 1px solid var(--ng-soft); border-radius: 3px; }
+.ng-buttons { display: flex; flex-wrap: wrap; gap: 0.4rem; margin-top: 0.6rem; }
+.ng-buttons button { font: inherit; padding: 0.15rem 0.6rem; color: inherit; background: transparent; border: 1px solid var(--ng-soft); border-radius: 3px; }
+.ng :focus-visible { outline: 2px solid var(--ng-line); outline-offset: 2px; }
+.ng-note { margin: 0.4rem 0; font-size: 0.9em; }
+.ng-readout { display: block; margin: 0.4rem 0; min-height: 3em; white-space: pre-line; }
 `;
 
 function make(tag, attributes = {}, ...children) {
@@ -27,6 +35,12 @@ function make(tag, attributes = {}, ...children) {
 
 // A number as text, without the sign of a zero.
 const fixed = (x, digits = 3) => x.toFixed(digits).replace(/^-(0(?:\.0*)?)$/, "$1");
+
+// The smallest round number that is not below x > 0: where an axis ends.
+function nice(x) {
+  const unit = 10 ** Math.floor(Math.log10(x));
+  return unit * ([1, 1.5, 2, 3, 4, 5, 6, 8].find((step) => x <= step * unit * (1 + 1e-9)) ?? 10);
+}
 
 // JSON has no NaN, so a kernel is not told of it; the read-out is.
 function put(model, name, value) {
@@ -45,9 +59,9 @@ function field(attributes, write) {
   return { input, follow };
 }
 
-// A list to choose from, with its label.
+// A list to choose from, with its label. Pairs keep their order where the values are whole numbers.
 function choice(title, options, write) {
-  const entries = Object.entries(options).map(([value, text]) => make("option", { value }, text));
+  const entries = (Array.isArray(options) ? options : Object.entries(options)).map(([value, text]) => make("option", { value }, text));
   const input = make("select", {}, ...entries);
   input.addEventListener("input", () => write(input.value));
   return { label: make("label", {}, title, input), input, follow: (value) => (input.value = value) };
