@@ -69,7 +69,7 @@ def generate(
 
 
 class _Decoder:
-    """The state of one rollout: ``load`` sets it, each ``step`` changes it in place."""
+    """The state of one rollout: ``load`` sets it, each ``step`` changes it in place; nothing is recorded."""
 
     def __init__(self, model, group_size, max_new_tokens, eos_id, temperature, captured=False):
         self.group_size, self.steps = group_size, max_new_tokens
@@ -83,6 +83,7 @@ class _Decoder:
         ]
         self.captured, self.warm, self.graphs, self.pool = captured, False, {}, None
 
+    @torch.inference_mode()
     def load(self, model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, uniforms: Tensor) -> None:
         """Read the prompts, and set the state to what it is before the first token."""
         (P, self.width), times, device = prompt_ids.shape, self.group_size // self.pack, prompt_ids.device
@@ -121,6 +122,7 @@ class _Decoder:
         own = member.repeat(self.steps - 1) == member.unsqueeze(1)  # (pack, pack * (steps - 1))
         return _visible(lens, self.width, own, self.head, same_shape=self.captured)
 
+    @torch.inference_mode()
     def run(self) -> None:
         """Sample until every row has ended or is at its full length."""
         stride = GPU_STRIDE if self.logits.is_cuda else 1

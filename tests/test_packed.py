@@ -84,6 +84,13 @@ def test_samples_alike_for_any_shape(prompts, group_size, max_new_tokens, eos_bi
     assert logits.abs().max() < 1e-10, "logits differ, before or after the end"
 
 
+def test_a_rollout_may_take_part_in_a_loss():
+    """The state of decoding is made without autograd's book-keeping; what is handed out is not."""
+    fast = sample(packed, lively(), MIXED)
+    for x in (fast.completion_ids, fast.completion_mask, fast.logprobs, fast.truncated):
+        assert not x.is_inference() and not x.requires_grad
+
+
 def test_every_row_may_end_with_its_first_token():
     model = lively(eos_bias=30.0)
     fast = sample(packed, model, MIXED)
@@ -199,8 +206,8 @@ def test_weights_changed_in_place_are_seen():
 
 def test_looking_for_the_end_only_now_and_then_changes_nothing(monkeypatch):
     """A GPU is asked every few tokens; a CPU can pretend to be one."""
-    run = packed._Decoder.run
 
+    @torch.inference_mode()
     def rarely(decoder):
         for first in range(0, decoder.steps, 3):
             decoder.advance(range(first, min(first + 3, decoder.steps)))
@@ -208,7 +215,6 @@ def test_looking_for_the_end_only_now_and_then_changes_nothing(monkeypatch):
                 break
 
     monkeypatch.setattr(packed._Decoder, "run", rarely)
-    assert run is not packed._Decoder.run
     for eos_bias in (0.0, 3.0, 30.0):
         model = lively(eos_bias=eos_bias)
         assert_alike(sample(packed, model, MIXED), sample(rollout, model, MIXED))
