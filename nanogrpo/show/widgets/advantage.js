@@ -16,7 +16,7 @@ const PRESETS = {
   "all equal": [1.3, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3, 1.3],
   "near-ties": [1.301, 1.3, 1.3, 1.299, 1.3, 1.3, 1.3, 1.3],
   graded: [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75],
-  pair: [1, 0],
+  "a pair": [1, 0],
 };
 
 const mean = (values) => values.reduce((sum, v) => sum + v, 0) / values.length;
@@ -86,22 +86,6 @@ function remark(rewards, otherRight, scaling, A) {
   return "";
 }
 
-function rewardFields(model, write) {
-  const box = make("div", { class: "ng-cells", role: "group", "aria-label": "Rewards of the group" });
-  let fields = [];
-  const update = () => {
-    const rewards = model.get("rewards");
-    if (fields.length !== rewards.length) {
-      fields = rewards.map((_, i) => field({ step: "any", "aria-label": `reward ${i + 1}` }, (value) => write(i, value)));
-      box.replaceChildren(...fields.map(({ input }, i) => make("label", {}, `r${i + 1}`, input)));
-    }
-    fields.forEach(({ follow }, i) => follow(rewards[i]));
-  };
-  model.on("change:rewards", update);
-  update();
-  return box;
-}
-
 function sizeControl(model) {
   const shown = make("strong");
   const { input, follow } = field({ type: "range", min: 2, max: 16, step: 1 }, (G) =>
@@ -112,12 +96,6 @@ function sizeControl(model) {
   return make("label", {}, "G, completions in the group = ", shown, input);
 }
 
-function level(plot, y, words) {
-  const [[x1, y1], [x2]] = plot.x.map((x) => plot.at(x, y));
-  plot.root.append(make("line", { x1, y1, x2, y2: y1, stroke: "var(--ng-other)", "stroke-dasharray": "5 4", "stroke-width": 1.8 }),
-    make("text", { x: x2, y: y1 - 5, "text-anchor": "end" }, words));
-}
-
 function render({ model, el }) {
   const root = make("div", { class: "ng", role: "group", "aria-label": "Rewards of a group and their advantages" });
   const write = (i, value) => put(model, "rewards", model.get("rewards").map((r, j) => (i === j ? value : r)));
@@ -125,14 +103,10 @@ function render({ model, el }) {
   const other = control(model, "other_right", "right answers to a second prompt", { min: 0, max: 16, step: 1 });
   const controls = make("div", { class: "ng-controls" },
     control(model, "scaling", "Advantage by", {}, SCALINGS).label, sizeControl(model), eps.label, other.label);
-  const presets = make("div", { class: "ng-buttons", role: "group", "aria-label": "Examples" }, ...Object.entries(PRESETS).map(([name, rewards]) => {
-    const button = make("button", { type: "button" }, name);
-    button.addEventListener("click", () => put(model, "rewards", [...rewards]));
-    return button;
-  }));
+  const presets = buttons(PRESETS, (rewards) => put(model, "rewards", [...rewards]));
   const panels = make("div", { class: "ng-panels" });
   const words = make("output", { class: "ng-readout", "aria-live": "polite" });
-  root.append(make("style", {}, STYLE), controls, presets, rewardFields(model, write), panels, words);
+  root.append(make("style", {}, STYLE), controls, presets, cells(model, "rewards", "Rewards of the group", "r", write), panels, words);
 
   let upper;
   drag(panels, () => upper, (i, y) => write(i, Math.round(20 * y) / 20));

@@ -6,6 +6,7 @@ const STYLE = `
 html[data-theme="dark"] .ng, html[theme="dark"] .ng, body[data-jp-theme-light="false"] .ng {
   --ng-line: #56b4e9; --ng-other: #f0a35e; --ng-soft: #a8b3bd; --ng-grip: #14181e; }
 .ng-controls { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 0.6rem 1.4rem; }
+.ng-controls + .ng-controls { margin-top: 0.6rem; }
 .ng-controls label { display: block; }
 .ng-controls input, .ng-controls select { width: 100%; font: inherit; box-sizing: border-box; }
 .ng-controls select { padding: 0.2rem; color: inherit; background: transparent; border: 1px solid currentColor; }
@@ -20,6 +21,9 @@ html[data-theme="dark"] .ng, html[theme="dark"] .ng, body[data-jp-theme-light="f
   color: inherit; background: transparent; border: 1px solid var(--ng-soft); border-radius: 3px; }
 .ng-buttons { display: flex; flex-wrap: wrap; gap: 0.4rem; margin-top: 0.6rem; }
 .ng-buttons button { font: inherit; padding: 0.15rem 0.6rem; color: inherit; background: transparent; border: 1px solid var(--ng-soft); border-radius: 3px; }
+.ng table { display: table; margin: 0.3rem 0; border-collapse: collapse; color: inherit; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+.ng th, .ng td { padding: 0.1rem 0.7rem; text-align: right; }
+.ng caption { caption-side: top; padding: 0; color: inherit; white-space: nowrap; text-align: left; }
 .ng :focus-visible { outline: 2px solid var(--ng-line); outline-offset: 2px; }
 .ng-note { margin: 0.4rem 0; font-size: 0.9em; }
 .ng-readout { display: block; margin: 0.4rem 0; min-height: 3em; white-space: pre-line; }
@@ -52,8 +56,9 @@ function put(model, name, value) {
 function field(attributes, write) {
   const input = make("input", { type: "number", ...attributes });
   const read = () => (input.value === "" ? NaN : Number(input.value));
-  const follow = (value) => {
-    if (!Object.is(read(), value)) input.value = Number.isNaN(value) ? "" : value;
+  const follow = (value) => { // what is typed stays as it is typed, other numbers are shown with five digits
+    const [is, shown] = [read(), value].map((x) => x.toPrecision(5));
+    if (is !== shown) input.value = Number.isNaN(value) ? "" : Number(shown);
   };
   input.addEventListener("input", () => write(read()));
   return { input, follow };
@@ -88,6 +93,32 @@ function control(model, name, title, attributes, options = null) {
   model.on(`change:${name}`, update);
   update();
   return { label, input };
+}
+
+// A button for each example.
+function buttons(examples, use) {
+  return make("div", { class: "ng-buttons", role: "group", "aria-label": "Examples" }, ...Object.entries(examples).map(([name, example]) => {
+    const button = make("button", { type: "button" }, name);
+    button.addEventListener("click", () => use(example));
+    return button;
+  }));
+}
+
+// A number field for each entry of a list of the model.
+function cells(model, name, title, symbol, write) {
+  const box = make("div", { class: "ng-cells", role: "group", "aria-label": title });
+  let fields = [];
+  const update = () => {
+    const values = model.get(name);
+    if (fields.length !== values.length) {
+      fields = values.map((_, i) => field({ step: "any" }, (value) => write(i, value)));
+      box.replaceChildren(...fields.map(({ input }, i) => make("label", {}, `${symbol}${i + 1}`, input)));
+    }
+    fields.forEach(({ follow }, i) => follow(values[i]));
+  };
+  model.on(`change:${name}`, update);
+  update();
+  return box;
 }
 
 // An empty plot, y from `bottom` to `top`; `at` maps data to the drawing, `heightOf` a place on the screen to y.
@@ -133,6 +164,13 @@ function dot(plot, x, y, color) {
   plot.root.append(make("circle", { cx, cy, r: 5, fill: color }));
 }
 
+// A dashed line from side to side, with a word on it.
+function level(plot, y, words) {
+  const [[x1, y1], [x2]] = plot.x.map((x) => plot.at(x, y));
+  plot.root.append(make("line", { x1, y1, x2, y2: y1, stroke: "var(--ng-other)", "stroke-dasharray": "5 4", "stroke-width": 1.8 }),
+    make("text", { x: x2, y: y1 - 5, "text-anchor": "end" }, words));
+}
+
 // Bars at x = 1, 2, ...; with `grips` each has a handle, see `drag`. A value that is not finite has no bar.
 function bars(plot, values, color, { grips = false, share = 0.7 } = {}) {
   const width = share * (plot.at(1, 0)[0] - plot.at(0, 0)[0]);
@@ -162,6 +200,23 @@ function drag(host, plot, write) {
   });
   host.addEventListener("pointermove", move);
   for (const end of ["pointerup", "pointercancel"]) host.addEventListener(end, () => (bar = null));
+}
+
+// Bars that are dragged over a number field for each; both call `write(i, value)`. `draw` spans at least `extent`.
+function barEditor(model, name, { title, symbol, color, extent, decimals, write }) {
+  const host = make("div");
+  let plot;
+  drag(host, () => plot, (i, y) => write(i, Number(y.toFixed(decimals))));
+  const column = make("div", { class: "ng-column" }, host, cells(model, name, title, symbol, write));
+  const draw = (frame) => {
+    const values = model.get(name).map((x) => (Math.abs(x) <= 1000 ? x : NaN));
+    const low = -nice(Math.max(-extent[0], ...values.map((x) => -x || 0)));
+    const high = nice(Math.max(extent[1], ...values.map((x) => x || 0)));
+    plot = axes(`${title}: drag, or type below`, "", high, [low, high / 2, high, ...(low ? [0] : [])], { ...frame, bottom: low, height: 190 });
+    bars(plot, values, color, { grips: true });
+    host.replaceChildren(plot.root);
+  };
+  return { column, draw };
 }
 
 // Draw now and whenever one of these values changes; returns what ends it.
