@@ -12,6 +12,8 @@ const PRESETS = {
   "a price on each token": [[-0.1, -0.1, -0.1, -0.1, -0.1, 0.9], [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]],
 };
 
+const sum = (values) => values.reduce((a, b) => a + b, 0);
+
 export function gae(rewards, values, gamma, lam) {
   const advantages = [];
   let [nextValue, nextAdvantage] = [0, 0]; // nothing follows the end
@@ -23,17 +25,17 @@ export function gae(rewards, values, gamma, lam) {
   return { advantages, returns: advantages.map((a, t) => a + values[t]) };
 }
 
+// NaN if no group has this mean and std.
 export function grpoAdvantage(reward, mean, std) {
-  return std === 0 ? 0 : (reward - mean) / (std + EPS);
+  if (!(Number.isFinite(mean) && std >= 0 && std < Infinity)) return NaN;
+  if (std === 0) return Math.abs(reward - mean) < 1e-9 ? 0 : NaN;
+  return (reward - mean) / (std + EPS);
 }
 
 // As many tokens as wanted, with the reward of the last token still on the last.
 export function resize(rewards, values, T) {
-  const at = (list, t) => list[t] ?? 0;
-  return [
-    Array.from({ length: T }, (_, t) => (t === T - 1 ? rewards[rewards.length - 1] : t < rewards.length - 1 ? rewards[t] : 0)),
-    Array.from({ length: T }, (_, t) => values[t] ?? at(values, values.length - 1)),
-  ];
+  const before = Array.from({ length: T - 1 }, (_, t) => (t < rewards.length - 1 ? rewards[t] : 0));
+  return [[...before, rewards.at(-1)], Array.from({ length: T }, (_, t) => values[t] ?? values.at(-1))];
 }
 
 export function complaint(rewards, values, gamma, lam) {
@@ -47,11 +49,11 @@ export function complaint(rewards, values, gamma, lam) {
 }
 
 function groupLine(total, mean, std) {
-  if (!(Number.isFinite(mean) && std >= 0 && std < Infinity)) return "GRPO needs the mean of the group's rewards, a number, and their std, a number of at least 0.";
-  if (std === 0) return Math.abs(total - mean) < 1e-9
-    ? "GRPO: all rewards of the group are equal, so every token gets exactly 0."
-    : `GRPO: a std of 0 means that all rewards of the group are equal, yet this completion's is ${fixed(total)} and the mean is ${fixed(mean)}. There is no such group.`;
-  return `GRPO: (${fixed(total)} - ${fixed(mean)}) / ${fixed(std)} = ${fixed(grpoAdvantage(total, mean, std))} for every token, without a critic.`;
+  const A = grpoAdvantage(total, mean, std);
+  if (std === 0 && A === 0) return "GRPO: all rewards of the group are equal, so every token gets exactly 0.";
+  if (std === 0 && Number.isFinite(mean)) return `GRPO: a std of 0 means that all rewards of the group are equal, yet this completion's is ${fixed(total)} and the mean is ${fixed(mean)}. There is no such group.`;
+  if (Number.isNaN(A)) return "GRPO needs the mean of the group's rewards, a number, and their std, a number of at least 0.";
+  return `GRPO: (${fixed(total)} - ${fixed(mean)}) / ${fixed(std)} = ${fixed(A)} for every token, without a critic.`;
 }
 
 export function readout(rewards, values, gamma, lam, mean, std) {
@@ -60,7 +62,7 @@ export function readout(rewards, values, gamma, lam, mean, std) {
   const { advantages, returns } = gae(rewards, values, gamma, lam);
   const list = (name, numbers) => `${name}: ${numbers.map((x) => fixed(x)).join(", ")}.`;
   const lines = [list("Advantages by GAE", advantages), list("Returns, the critic's targets", returns),
-    groupLine(rewards.reduce((a, b) => a + b, 0), mean, std)];
+    groupLine(sum(rewards), mean, std)];
   if (gamma === 0) lines.push("gamma = 0: nothing after the token counts, its own reward is compared with its value.");
   else if (lam === 0) lines.push("lambda = 0: an advantage is the change of the critic's mind over one token. It is as good as the critic.");
   else if (lam === 1) lines.push("lambda = 1: an advantage is the reward that came, less the value. The critic is a baseline and nothing else.");
@@ -95,8 +97,7 @@ function render({ model, el }) {
     values.draw(frame);
     if (complaint(r, v, gamma, lam)) return panels.replaceChildren();
     const { advantages, returns } = gae(r, v, gamma, lam);
-    const total = r.reduce((a, b) => a + b, 0);
-    const grpo = std > 0 && std < Infinity && Number.isFinite(mean) ? grpoAdvantage(total, mean, std) : std === 0 && Math.abs(total - mean) < 1e-9 ? 0 : NaN;
+    const grpo = grpoAdvantage(sum(r), mean, std);
     panels.replaceChildren(...[[advantages, "advantages: bars GAE, dashed GRPO", "var(--ng-line)", grpo], [returns, "returns, the critic's targets", "var(--ng-soft)", NaN]].map(([list, title, color, line]) => {
       const top = nice(Math.max(1, ...[...list, line].filter(Number.isFinite).map(Math.abs)));
       const plot = axes(title, "token", top, [-top, -top / 2, 0, top / 2, top], { ...frame, bottom: -top });

@@ -19,7 +19,7 @@ def token_weights(
 
     Args:
         lengths: Tokens of each completion of the batch.
-        how: One of :data:`nanogrpo.losses.AGGREGATIONS`.
+        how: One of ``nanogrpo.losses.AGGREGATIONS``.
         max_length: The constant length of ``"constant"``.
 
     Returns:
