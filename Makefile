@@ -62,7 +62,7 @@ render: $(STAMP)
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
 test: lint
 	$(BIN)/python book/_ext/vendor.py
-	$(BIN)/python -m pytest -m "" --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	$(BIN)/python -m pytest -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
 
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
