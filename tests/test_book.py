@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import os
 import re
 import shutil
 import subprocess
@@ -48,11 +47,6 @@ def test_every_module_is_on_the_api_page():
     assert listed == modules
 
 
-def find_browser() -> str | None:
-    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-    return os.environ.get("CHROMIUM") or next((p for p in map(shutil.which, names) if p), None)
-
-
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
     """The book, rendered from the stored outputs with warnings as errors."""
@@ -85,20 +79,6 @@ def address(site):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/"
     server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    path = find_browser()
-    if path is None:
-        pytest.skip("no Chromium here: install it (Debian: apt install chromium) or set CHROMIUM to its path")
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["background-networking", "component-update", "sync", "quic", "gpu"]
-    options = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
-    with sync_playwright() as playwright:
-        with playwright.chromium.launch(executable_path=path, args=options) as browser:
-            yield browser
 
 
 @pytest.fixture
