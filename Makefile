@@ -51,10 +51,12 @@ $(LIVE)/%.ipynb: book/%.ipynb $(PACKAGE) book/_ext/execute.py $(STAMP)
 	@$(BIN)/python book/_ext/execute.py $< --output $@
 
 # Renders a copy of the sources, so that a chapter run live can take the place of its stored outputs.
-# Sphinx warns once and then takes the page from its cache, so a failed build leaves no cache behind.
+# Sphinx warns once and then takes the page from its cache, so a failed build leaves no cache behind; and it
+# copies style sheets and scripts only if some page is new, so the first page always is.
 render: $(STAMP)
 	@$(BIN)/python book/_ext/vendor.py
 	@mkdir -p $(SOURCE) && rm -rf $(SOURCE)/book && cp -Rp _config.yml _toc.yml book $(SOURCE)/
+	@touch $(SOURCE)/book/intro.md
 	@if [ "$(RUN)" = quickstart ] && [ -d $(LIVE) ]; then cp -p $(LIVE)/*.ipynb $(SOURCE)/book/; fi
 	$(BIN)/jupyter-book build $(SOURCE) --path-output . -W -n --keep-going -q \
 	  || { rm -rf _build/.doctrees; exit 1; }
