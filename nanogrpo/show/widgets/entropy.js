@@ -29,12 +29,12 @@ export function readout(size, top) {
     `V = ${size}, one token at ${fixed(top)}, each other at ${fixed((1 - top) / (size - 1), 4)}.`,
     `Exact entropy H = ${fixed(now.entropy)} nats (uniform: ${fixed(start.entropy)}).`,
     `Mean of -log p over samples: ${fixed(now.sampled)}, the same. One sample scatters by ${fixed(now.scatter)}, a mean of 256 by ${fixed(now.scatter / 16)}.`,
-    `Mean of the proxy p (-log p): ${fixed(now.proxy)} (uniform: ${fixed(start.proxy)}).`,
+    `Mean of the proxy p (-log p): ${fixed(now.proxy, 4)} (uniform: ${fixed(start.proxy, 4)}).`,
   ];
   if (gap === 0) lines.push("All tokens are equally probable: H is at its largest, log V.");
   else if (top === 1) lines.push("One token is certain: all three are 0.");
   else if (top === 0) lines.push("This token never occurs: the others are uniform.");
-  else lines.push(`Since uniform, H has fallen by ${fixed(start.entropy - now.entropy)} and the proxy has ${gap > 0 ? "risen" : "fallen"} by ${fixed(Math.abs(gap))}.${gap > 0 ? " An alarm that waits for the proxy to fall stays silent." : ""}`);
+  else lines.push(`Since uniform, H has fallen by ${fixed(start.entropy - now.entropy)} and the proxy has ${gap > 0 ? "risen" : "fallen"} by ${fixed(Math.abs(gap), 4)}.${gap > 0 ? " An alarm that waits for the proxy to fall stays silent." : ""}`);
   return lines.join("\n");
 }
 

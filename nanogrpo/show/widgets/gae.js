@@ -53,7 +53,7 @@ function groupLine(total, mean, std) {
   if (std === 0 && A === 0) return "GRPO: all rewards of the group are equal, so every token gets exactly 0.";
   if (std === 0 && Number.isFinite(mean)) return `GRPO: a std of 0 means that all rewards of the group are equal, yet this completion's is ${fixed(total)} and the mean is ${fixed(mean)}. There is no such group.`;
   if (Number.isNaN(A)) return "GRPO needs the mean of the group's rewards, a number, and their std, a number of at least 0.";
-  return `GRPO: (${fixed(total)} - ${fixed(mean)}) / ${fixed(std)} = ${fixed(A)} for every token, without a critic.`;
+  return `GRPO: (${fixed(total)} - ${fixed(mean)}) / (${fixed(std)} + ${EPS}) = ${fixed(A)} for every token, without a critic.`;
 }
 
 export function readout(rewards, values, gamma, lam, mean, std) {
