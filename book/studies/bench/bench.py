@@ -7,7 +7,7 @@ Every contestant is a process of its own, pinned to one core, with one thread. T
 each does one unit of work. A ratio is taken within a round, and the median over all rounds is reported with
 quartiles, so that a slow minute of the machine slows both sides.
 
-Writes ``results.json`` (all seconds of all rounds) and ``results.md`` (the table, made from it).
+Writes ``results.json`` (all seconds of all rounds) ``results.md`` and ``results.svg`` (made from it).
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from report import table
+from report import save
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "nanogrpo", "transformers", "trl", "accelerate", "datasets", "numpy")
@@ -154,7 +154,7 @@ def main() -> None:
     log["process"] = whole_process(1 if options.quick else 5, options.core)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(log, indent=1) + "\n")
-    (options.out / "results.md").write_text(table(log))
+    save(log, options.out)
     print(table(log))
 
 

@@ -1,6 +1,6 @@
 """The benchmark's log as a table and as a figure; no result is typed by hand.
 
-Run as a script it rewrites results.md from results.json.
+Run as a script it rewrites results.md and results.svg from results.json.
 """
 
 import json
@@ -157,5 +157,14 @@ def draw(log: dict):
     return figure
 
 
+def save(log: dict, folder: Path) -> None:
+    """The table and the figure, as files that are the same whenever the log is."""
+    import matplotlib
+
+    (folder / "results.md").write_text(table(log))
+    with matplotlib.rc_context({"svg.hashsalt": "bench"}):
+        draw(log).savefig(folder / "results.svg", metadata={"Date": None})
+
+
 if __name__ == "__main__":
-    (HERE / "results.md").write_text(table(json.loads((HERE / "results.json").read_text())))
+    save(json.loads((HERE / "results.json").read_text()), HERE)
