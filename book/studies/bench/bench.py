@@ -21,7 +21,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from report import save
+from report import save, table
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "nanogrpo", "transformers", "trl", "accelerate", "datasets", "numpy")
