@@ -257,14 +257,14 @@ def test_a_reward_is_typed_dragged_and_compared_in_another_way(page):
     root.get_by_label("r3", exact=True).fill("0.7")
     assert close(advantages_said(root), explored_advantages(rewards), 6e-4)
     assert drawing(root) != before
-    box = root.locator("[data-grip]").nth(4).bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    one, zero = (root.locator("[data-grip]").nth(i).bounding_box() for i in (0, 4))
+    page.mouse.move(zero["x"] + zero["width"] / 2, zero["y"] + zero["height"] / 2)
     page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] - 40, steps=4)
+    page.mouse.move(10, zero["y"] + zero["height"] / 2 + 0.6 * (one["y"] - zero["y"]), steps=4)
     page.mouse.up()
-    page.mouse.move(10, 10)
+    page.mouse.move(10, 10)  # let go, it stays
     rewards[4] = float(root.get_by_label("r5", exact=True).input_value())
-    assert rewards[4] > 0.3
+    assert rewards[4] == pytest.approx(0.6, abs=0.051)
     assert close(advantages_said(root), explored_advantages(rewards), 6e-4)
     for scaling in advantage.SCALINGS:
         root.get_by_label("Advantage by").select_option(scaling)

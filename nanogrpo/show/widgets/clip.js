@@ -7,8 +7,7 @@ export function surrogate(ratio, advantage, clipLow, clipHigh, delta) {
   const clipped = Math.min(Math.max(ratio, low), high) * advantage;
   const ofPlain = delta && ratio > delta ? 0 : advantage;
   const ofClipped = ratio < low || ratio > high ? 0 : advantage;
-  // At a tie automatic differentiation takes half of each.
-  const slope = plain === clipped ? (ofPlain + ofClipped) / 2 : plain < clipped ? ofPlain : ofClipped;
+  const slope = plain < clipped ? ofPlain : ofClipped; // where the two are equal, so are their slopes
   return { objective: Math.min(plain, clipped), gradient: ratio * slope };
 }
 
