@@ -90,6 +90,7 @@ def visit(browser, address):
 
     def go(name: str, theme: str = "light", size: dict = WIDE):
         context = browser.new_context(viewport=size, color_scheme=theme)
+        context.set_default_timeout(120_000)  # a busy machine typesets slowly
         contexts.append(context)
         page = context.new_page()
         page.trouble = []
@@ -138,7 +139,7 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_whole_without_the_network(visit, name, theme):
     page = visit(name, theme)
-    page.wait_for_function(TYPESET, timeout=20_000)
+    page.wait_for_function(TYPESET)
     assert page.locator("mjx-merror").count() == 0, "a formula has an error"
     images = page.evaluate("() => [...document.images].map(i => [i.src, i.alt, i.naturalWidth])")
     assert not [src for src, alt, _ in images if not alt.strip()], "a figure without alt text"
