@@ -84,6 +84,20 @@ def test_the_advantage_explorer_explains_a_tied_group(browser, scaling):
     assert ("exactly 0" in batch_too) == (explored_advantages([1.0, 1.0], 2, scaling) == [0.0, 0.0])
 
 
+def test_the_advantage_explorer_names_what_it_divides_by(browser):
+    own, second = torch.tensor([0.5, 2.0, -1.0]), torch.tensor([1.0, 0.0, 0.0])
+    batch = torch.cat([own, second])
+    spreads = {
+        "group": [own.mean(), own.std(correction=0)],
+        "group_bessel": [own.mean(), own.std(correction=1)],
+        "batch": [own.mean(), own.std(correction=0), batch.mean(), batch.std(correction=0)],
+    }
+    for scaling, expected in spreads.items():
+        text = call(browser, "advantage", "readout", [(own.tolist(), 1, scaling, 1e-8)])[0]
+        said = re.findall(r"(?:mean|std) (-?\d\.\d+)", text)
+        assert close([float(x) for x in said], [x.item() for x in expected], 6e-4)
+
+
 def random_ratios(count: int) -> list[tuple]:
     """Ratio, advantage, clip_low, clip_high, delta; among them the ends and the edges of the clip."""
     draw = random.Random(1)

@@ -69,7 +69,9 @@ export function readout(rewards, otherRight, scaling, eps) {
   const A = advantages(rewards, otherRight, scaling, eps);
   const list = `Advantages: ${A.map((a) => fixed(a)).join(", ")}. Their sum is ${fixed(A.reduce((a, b) => a + b, 0))}.`;
   const head = `G = ${G}: mean ${fixed(mean(rewards))}, std ${fixed(std(rewards, scaling === "group_bessel" ? 1 : 0), 4)}.`;
-  return [head, list, remark(rewards, otherRight, scaling, A)].filter(Boolean).join("\n");
+  const batch = [...rewards, ...secondGroup(G, otherRight)];
+  const wide = scaling.endsWith("batch") ? `Of the whole batch: mean ${fixed(mean(batch))}, std ${fixed(std(batch), 4)}.` : "";
+  return [head, wide, list, remark(rewards, otherRight, scaling, A)].filter(Boolean).join("\n");
 }
 
 function remark(rewards, otherRight, scaling, A) {

@@ -168,7 +168,7 @@ function dot(plot, x, y, color) {
 function level(plot, y, words) {
   const [[x1, y1], [x2]] = plot.x.map((x) => plot.at(x, y));
   plot.root.append(make("line", { x1, y1, x2, y2: y1, stroke: "var(--ng-other)", "stroke-dasharray": "5 4", "stroke-width": 1.8 }),
-    make("text", { x: x2, y: y1 - 5, "text-anchor": "end" }, words));
+    make("text", { x: x2, y: y1 - 5, "text-anchor": "end", stroke: "var(--ng-grip)", "stroke-width": 3, "paint-order": "stroke" }, words));
 }
 
 // Bars at x = 1, 2, ...; with `grips` each has a handle, see `drag`. A value that is not finite has no bar.
