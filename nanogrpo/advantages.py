@@ -133,8 +133,8 @@ def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) ->
 
     When it is wrong: when prompts differ much in difficulty. The baseline is then nobody's: a prompt
     whose completions are all right, or all wrong, still pushes them up, or down. Over many batches these
-    pushes cancel, in each they are noise. (Where prompts are equally difficult and groups are small, the
-    batch mean is the *less* noisy baseline, since it averages over more rewards.)
+    pushes cancel. Whether they make one batch noisier is to be measured: the batch mean also averages
+    over more rewards, and where prompts are not extremely different it is the *quieter* baseline.
 
     >>> batch_advantages(torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]), eps=0.0)
     tensor([[ 1.,  1.,  1.,  1.],
