@@ -54,6 +54,7 @@ def test_sampling_for_show_is_seeded_and_greedy_needs_no_seed():
     assert len(greedy) == 1
 
 
+@pytest.mark.slow
 def test_sft_stops_when_enough_samples_are_right_and_measure_agrees():
     task = Addition()
     model = new_policy(task, seed=0)

@@ -524,6 +524,7 @@ def last_token_is_two(rollout):
     return torch.tensor([float(right(row)) for row in rows_of(rollout)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["sequence_sum", "sequence_mean"])
 def test_monte_carlo_finds_the_exact_gradient_within_its_standard_error(scope, aggregation):
     """64 copies of the prompt a batch: the mean over 64 independent groups."""

@@ -11,6 +11,7 @@ from nanogrpo.checkpoint import load_model
 from nanogrpo.metrics import read_csv
 
 
+@pytest.mark.slow
 def test_demo_writes_log_plot_weights_and_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         "nanogrpo.__main__.sft_until", lambda model, task, seed: iter([{"step": 1, "accuracy": 0.0}])

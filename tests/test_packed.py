@@ -285,6 +285,7 @@ def test_microbatches_change_no_gradient(monkeypatch, beta, aggregation):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_training_step_does_not_import_the_compiler():
     """Importing torch._dynamo costs more than the whole quickstart's training."""
     code = """

@@ -10,7 +10,7 @@ from nanogrpo.tasks import Addition, call_reward, exact_match
 ROWS = [{"prompt": "1+2=", "answer": "3"}, {"prompt": "4+5=", "answer": "9"}]
 
 
-@pytest.mark.parametrize("digits", [1, 2, 3])
+@pytest.mark.parametrize("digits", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_problem_is_right_fits_and_is_rewarded(digits):
     task = Addition(digits=digits, held_out=20)
     train, held_out = task.split()
