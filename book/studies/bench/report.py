@@ -152,7 +152,7 @@ def draw(log: dict):
     ax.axvline(1, color="black", linewidth=0.8)
     ax.set_yticks(range(len(rows)), [row[0] for row in reversed(rows)])
     ax.set_xlim(left=0)
-    ax.legend(frameon=False, loc="lower right")
+    ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     style(ax, "how many times faster (ratio of seconds)", "")
     return figure
 
