@@ -132,7 +132,7 @@ class GPT(nn.Module):
     def _initialize(self) -> None:
         # Each linear layer keeps the variance of what it reads (std = fan_in ** -0.5); those that write to
         # the residual stream are scaled down, so that its variance does not grow with depth. GPT-2's std of
-        # 0.02 suits larger models: at this size it takes about twice the steps to the same accuracy.
+        # 0.02 is meant for models that are much wider.
         for name, p in self.named_parameters():
             if name in ("token.weight", "position.weight"):
                 nn.init.normal_(p, std=0.1)

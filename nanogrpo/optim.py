@@ -1,8 +1,8 @@
 """The step: AdamW and gradient clipping, small enough to read.
 
 What it leaves out, and why: parameter groups, sparse gradients, AMSGrad (nothing here needs them). PyTorch's
-own ``torch.optim.AdamW`` gives the same numbers; building it also imports PyTorch's compiler, which would
-more than double the time from ``import`` to first step of a run that lasts seconds.
+own ``torch.optim.AdamW`` gives the same numbers; building it also imports PyTorch's compiler, which a run
+that lasts seconds would have to wait for.
 """
 
 from collections.abc import Iterable
