@@ -19,6 +19,7 @@ from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
 from nanogrpo.packed import completion_logits, generate
 from nanogrpo.rollout import Rollout, draw_uniforms, logprobs_of
+from nanogrpo.state import TrainState
 from nanogrpo.tasks import Problem, RewardFunction, call_reward
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -85,6 +86,7 @@ def train(
     reward_fn: RewardFunction,
     config: GRPOConfig,
     reference: GPT | None = None,
+    state: TrainState | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train ``model`` in place; yield one dict of metrics a step, named as TRL names them.
 
@@ -99,6 +101,7 @@ def train(
         config: the options.
         reference: the frozen policy of the KL penalty; a copy of ``model`` if there is none and ``beta`` is
             not 0.
+        state: to go on with a run that was saved; then hand in its ``reference`` as well.
 
     Raises:
         RewardError: the reward function returned the wrong number of values or one that is not finite.
@@ -107,10 +110,9 @@ def train(
     """
     if config.beta and reference is None:
         reference = copy.deepcopy(model).requires_grad_(False)
-    optimizer = AdamW(model.parameters(), config.learning_rate)
-    generator = torch.Generator().manual_seed(config.seed)
-    num_tokens = 0
-    for step in range(1, config.max_steps + 1):
+    state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
+    optimizer, generator = state.optimizer, state.generator
+    for step in range(state.step + 1, config.max_steps + 1):
         order = torch.randperm(len(problems), generator=generator)
         rows = [problems[i] for i in order[: config.prompts_per_step]]
         rollout = sample(model, tokenizer, [row["prompt"] for row in rows], config, generator)
@@ -119,8 +121,8 @@ def train(
         advantages = group_advantages(rewards, config.scale_rewards).to(rollout.logprobs)  # (P, G)
         for _ in range(config.num_iterations):
             update = improve(model, reference, optimizer, rollout, advantages, config, f"GRPO step {step}")
-        num_tokens += int(rollout.completion_mask.sum())
-        yield {"step": step, "num_tokens": num_tokens, **describe(rollout, rewards), **update}
+        state.step, state.num_tokens = step, state.num_tokens + int(rollout.completion_mask.sum())
+        yield {"step": step, "num_tokens": state.num_tokens, **describe(rollout, rewards), **update}
 
 
 def sample(

@@ -11,8 +11,9 @@ import torch
 
 from nanogrpo.losses import aggregate, sft_loss
 from nanogrpo.model import GPT
-from nanogrpo.optim import AdamW, clip_grad_norm
+from nanogrpo.optim import clip_grad_norm
 from nanogrpo.rollout import completion_logits
+from nanogrpo.state import TrainState
 from nanogrpo.tokenizer import CharTokenizer
 
 
@@ -28,24 +29,29 @@ class SFTConfig:
 
 
 def train(
-    model: GPT, tokenizer: CharTokenizer, examples: Sequence[tuple[str, str]], config: SFTConfig
+    model: GPT,
+    tokenizer: CharTokenizer,
+    examples: Sequence[tuple[str, str]],
+    config: SFTConfig,
+    state: TrainState | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train ``model`` in place on (prompt, completion) pairs; yield one dict of metrics a step.
 
     The loss is the mean cross-entropy of the completions' tokens, the end of the sequence included. Tokens of
     the prompt are read but not learned: the model will never have to write them.
 
-    Stop whenever the model is good enough: leave the loop that drives this generator.
+    Stop whenever the model is good enough: leave the loop that drives this generator. To go on with a run
+    that was saved, hand in the ``state`` that was saved with it.
 
     Raises:
         BlockSizeError: an example does not fit the model.
         NonFiniteError: the gradient is NaN or infinite; the weights are as they were before that step.
     """
     device = model.head.weight.device
-    optimizer = AdamW(model.parameters(), config.learning_rate)
-    generator = torch.Generator().manual_seed(config.seed)
-    for step in range(1, config.max_steps + 1):
-        batch = torch.randint(len(examples), (config.batch_size,), generator=generator).tolist()
+    state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
+    optimizer = state.optimizer
+    for step in range(state.step + 1, config.max_steps + 1):
+        batch = torch.randint(len(examples), (config.batch_size,), generator=state.generator).tolist()
         prompt_ids, prompt_lens = tokenizer.encode_prompts([examples[i][0] for i in batch])
         ids, mask = tokenizer.encode_completions([examples[i][1] for i in batch])
         ids, mask = ids.to(device), mask.to(device)
@@ -55,4 +61,5 @@ def train(
         loss.backward()
         grad_norm = clip_grad_norm(optimizer.params, config.max_grad_norm, f"SFT step {step}")
         optimizer.step()
+        state.step = step
         yield {"step": step, "loss": loss.item(), "grad_norm": grad_norm}

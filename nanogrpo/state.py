@@ -1,0 +1,72 @@
+"""What a run needs besides its weights to go on where it stopped: moments, random numbers, counters.
+
+A trainer makes a fresh one unless it is given one. Whoever means to save a run makes it, hands it to the
+trainer and keeps it: at every row that the trainer yields, state and weights belong together.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanogrpo.errors import CheckpointError
+from nanogrpo.optim import AdamW
+
+
+@dataclass
+class TrainState:
+    """Everything that the next step depends on, apart from weights, data and options.
+
+    Attributes:
+        optimizer: of the model that is trained.
+        generator: every random draw of the run comes from it.
+        critic_optimizer: of PPO's critic.
+        step: steps done.
+        num_tokens: completion tokens sampled so far.
+    """
+
+    optimizer: AdamW
+    generator: torch.Generator
+    critic_optimizer: AdamW | None = None
+    step: int = 0
+    num_tokens: int = 0
+
+    @classmethod
+    def start(cls, params: Iterable[Tensor], learning_rate: float, seed: int) -> "TrainState":
+        """The state before the first step."""
+        return cls(AdamW(params, learning_rate), torch.Generator().manual_seed(seed))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state as named tensors, to be written by :func:`~nanogrpo.checkpoint.save_tensors`."""
+        result = {
+            "generator": self.generator.get_state(),
+            "step": torch.tensor(self.step),
+            "num_tokens": torch.tensor(self.num_tokens),
+        }
+        for name, optimizer in self._optimizers().items():
+            result |= {f"{name}.{key}": value for key, value in optimizer.state_dict().items()}
+        return result
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what :meth:`tensors` gave.
+
+        Raises:
+            CheckpointError: a part is missing, or belongs to other parameters.
+        """
+        missing = {"generator", "step", "num_tokens"} - tensors.keys()
+        if missing:
+            raise CheckpointError(
+                f"the saved state lacks {sorted(missing)}; it is none of this package's runs"
+            )
+        for name, optimizer in self._optimizers().items():
+            start = f"{name}."
+            optimizer.load_state_dict(
+                {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+            )
+        self.generator.set_state(tensors["generator"])
+        self.step, self.num_tokens = int(tensors["step"]), int(tensors["num_tokens"])
+
+    def _optimizers(self) -> dict[str, AdamW]:
+        both = {"optimizer": self.optimizer, "critic_optimizer": self.critic_optimizer}
+        return {name: optimizer for name, optimizer in both.items() if optimizer is not None}
