@@ -1,0 +1,61 @@
+"""Weights that ship with the package, by name; beside each its recipe and the logs of its one training run.
+
+``tinyshakespeare`` predicts the next character of tiny Shakespeare. The chapters on a learned reward start
+from it, and it is their frozen reference. It was trained by ``book/studies/shakespeare/train.py``.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+
+from nanogrpo.checkpoint import load_model
+from nanogrpo.errors import CheckpointError
+from nanogrpo.model import GPT
+from nanogrpo.tokenizer import CharTokenizer
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """The names that :func:`load` knows."""
+    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+
+
+def load(name: str, device: str | torch.device = "cpu") -> tuple[GPT, CharTokenizer]:
+    """The model and tokenizer of that name, read from the package: no network is needed.
+
+    Each call gives a copy of its own, so a policy and its frozen reference are two calls.
+
+    Raises:
+        CheckpointError: no such name (the message lists those that there are), or the file is damaged.
+    """
+    return load_model(_file(name, ".safetensors"), device)
+
+
+def recipe(name: str) -> dict:
+    """How the weights came about: corpus with checksum, options, shape, machine, commit, held-out loss.
+
+    ``held_out_loss`` is in nats a character.
+
+    Raises:
+        CheckpointError: no such name; the message lists those that there are.
+    """
+    return json.loads(_file(name, ".json").read_text(encoding="utf-8"))
+
+
+def log(name: str, held_out: bool = False) -> Path:
+    """The log of the training run, for :func:`~nanogrpo.metrics.read_csv`, or that of its held-out loss.
+
+    Raises:
+        CheckpointError: no such name; the message lists those that there are.
+    """
+    return _file(name, "-held-out.csv" if held_out else ".csv")
+
+
+def _file(name: str, ending: str) -> Path:
+    if name not in names():
+        raise CheckpointError(
+            f"no weights {name!r} ship with this package; choose one of {', '.join(names()) or '(none yet)'}"
+        )
+    return FOLDER / f"{name}{ending}"
