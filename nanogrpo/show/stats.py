@@ -1,0 +1,118 @@
+"""Numbers over seeds, with intervals. SciPy does the arithmetic; what to ask it is decided here.
+
+Few seeds make a percentile bootstrap too narrow: of nominal 95 % intervals of a mean of n normal values, 73 %
+hold the truth at n = 3 and 90 % at n = 10, where Student's t keeps its word. So means get a t-interval, and
+only what t cannot do is bootstrapped. Runs that share a seed are compared in pairs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from nanogrpo.errors import ShapeError
+
+Values = Sequence[float]
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its confidence interval, in the unit of the values."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def mean(values: Values, level: float = 0.95) -> Interval:
+    r"""Mean over seeds with Student's t-interval, :math:`\bar x \pm t_{n-1}\, s / \sqrt n`.
+
+    The wrong thing for values that are far from normal, such as runs of which a few collapse: report how many
+    failed, and :func:`interquartile_mean`, beside it.
+
+    Raises:
+        ShapeError: fewer than 2 values.
+
+    >>> [round(x, 4) for x in mean([1.0, 2.0, 3.0])]
+    [2.0, -0.4841, 4.4841]
+    """
+    x = _checked(values)
+    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * stats.sem(x))
+    return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
+
+
+def interquartile_mean(values: Values, level: float = 0.95, seed: int = 0) -> Interval:
+    """Mean of the middle half of the values, with a percentile bootstrap over seeds (arXiv:2108.13264).
+
+    A quarter of the runs at either end does not count, so it hides collapses: count these as well.
+
+    >>> interquartile_mean([0.0, 5.0, 5.0, 9.0]).estimate
+    5.0
+    """
+    return _bootstrap((_checked(values),), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis), level, seed)
+
+
+def paired_difference(a: Values, b: Values, level: float = 0.95) -> Interval:
+    """Mean of ``a - b`` over seeds that both ran, with a t-interval of the differences.
+
+    Whatever a seed does to both runs cancels, which makes the interval shorter than two separate ones.
+
+    Raises:
+        ShapeError: unequal numbers of values, or fewer than 2.
+    """
+    x, y = _pairs(a, b)
+    return mean(x - y, level)
+
+
+def probability_of_improvement(a: Values, b: Values, level: float = 0.95, seed: int = 0) -> Interval:
+    """Probability that a run of ``a`` ends above one of ``b`` (a tie counts half), with a bootstrap interval.
+
+    >>> probability_of_improvement([1, 2, 3], [0, 0, 0]).estimate
+    1.0
+    """
+
+    def share(x, y, axis):
+        higher = np.expand_dims(x, -1) - np.expand_dims(y, -2)
+        return ((higher > 0) + 0.5 * (higher == 0)).mean((-2, -1))
+
+    return _bootstrap((_checked(a), _checked(b)), share, level, seed)
+
+
+def band(curves: Sequence[Values], level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean curve and its t-interval at each step, three arrays; ``curves`` has one row a seed.
+
+    The interval holds at each step by itself, not for the whole curve at once.
+    """
+    columns = [mean(column, level) for column in np.asarray(curves, dtype=float).T]
+    return tuple(np.array(values) for values in zip(*columns, strict=True))
+
+
+def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, level: float, seed: int) -> Interval:
+    result = stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=9999,
+        vectorized=True,
+        confidence_level=level,
+        method="percentile",
+        batch=1000,
+        rng=np.random.default_rng(seed),
+    )
+    ends = result.confidence_interval
+    return Interval(float(statistic(*samples, axis=-1)), float(ends.low), float(ends.high))
+
+
+def _checked(values: Values) -> np.ndarray:
+    x = np.asarray(values, dtype=float)
+    if x.ndim != 1 or len(x) < 2:
+        raise ShapeError(f"an interval needs at least 2 values in one row; got shape {x.shape}")
+    return x
+
+
+def _pairs(a: Values, b: Values) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _checked(a), _checked(b)
+    if len(x) != len(y):
+        raise ShapeError(
+            f"pairs need equal numbers of values; got {len(x)} and {len(y)}: run both on every seed"
+        )
+    return x, y
