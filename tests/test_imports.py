@@ -13,7 +13,7 @@ WINGS = ("nanogrpo.teach", "nanogrpo.show")
 LAYERS = [
     {"errors"},
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
-    {"losses", "tasks", "rollout", "checkpoint", "data", "state"},
+    {"losses", "tasks", "rollout", "checkpoint", "data", "state", "plays"},
     {"packed", "reward_model"},
     {"evaluate", "sft", "pretrain", "hub"},
     {"grpo", "ppo"},
