@@ -61,7 +61,7 @@ class Judge:
     0
     >>> judge.score("Good morrow, cozzin!")
     1
-    >>> judge.score("Gud morow")
+    >>> judge.score("Gzz mrrw")
     -2
     """
 
