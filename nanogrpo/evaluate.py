@@ -1,4 +1,4 @@
-"""How good is a model on held-out problems: accuracy, greedy and sampled, and pass@k."""
+"""How good is a model on held-out problems: accuracy, sampled, greedy or exact, and pass@k."""
 
 from collections.abc import Sequence
 from math import comb
@@ -7,7 +7,7 @@ import torch
 
 from nanogrpo.model import GPT
 from nanogrpo.packed import generate
-from nanogrpo.rollout import draw_uniforms
+from nanogrpo.rollout import draw_uniforms, token_logprobs
 from nanogrpo.tasks import Problem, RewardFunction, call_reward
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -67,6 +67,30 @@ def success_counts(
     )
     rewards = call_reward(reward_fn, problems, texts)
     return (rewards.view(len(problems), group_size) >= 1).sum(1).tolist()
+
+
+@torch.no_grad()
+def success_probability(
+    model: GPT, tokenizer: CharTokenizer, problems: Sequence[Problem], batch_size: int = 512
+) -> float:
+    r"""What :func:`success_counts` estimates, without the noise of sampling, where one answer is right.
+
+    The mean over problems of :math:`\prod_t \pi(a_t \mid q, a_{<t})`, the probability that the policy writes the
+    row's ``answer`` and then ends, at temperature 1. For a reward that more than one completion can earn it
+    is a lower bound only.
+
+    Raises:
+        BlockSizeError: a prompt with its answer does not fit the model.
+    """
+    device, total = model.head.weight.device, 0.0
+    for start in range(0, len(problems), batch_size):
+        rows = problems[start : start + batch_size]
+        prompt_ids, prompt_lens = tokenizer.encode_prompts([row["prompt"] for row in rows])
+        ids, mask = tokenizer.encode_completions([row["answer"] for row in rows])
+        batch = (prompt_ids.to(device), prompt_lens.to(device), ids.to(device))
+        logprobs = token_logprobs(model, *batch).masked_fill(~mask.to(device), 0)  # (B, T)
+        total += logprobs.sum(1).exp().sum().item()
+    return total / len(problems)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from nanogrpo.evaluate import pass_at_k, sample_texts, success_counts
+from nanogrpo import sft
+from nanogrpo.evaluate import pass_at_k, sample_texts, success_counts, success_probability
+from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.recipes import measure, new_policy, sft_until, test_problems
 from nanogrpo.tasks import Addition, exact_match
 
@@ -74,3 +76,23 @@ def test_the_test_problems_are_neither_trained_on_nor_watched():
     assert len(test_problems(task)) == 1500 and used.isdisjoint(row["prompt"] for row in test_problems(task))
     assert torch.equal(new_policy(task, 3).head.weight, new_policy(task, 3).head.weight)
     assert exact_match([""], ["4"], answer=["4"]) == [1.0]
+
+
+def test_the_success_probability_is_what_sampling_estimates():
+    task = Addition(digits=1, held_out=20)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(task.tokenizer.vocab_size, task.block_size, n_layer=1, n_head=2, n_embd=16))
+    training, problems = task.split()
+    examples = [(row["prompt"], row["answer"]) for row in training]
+    for _ in sft.train(model, task.tokenizer, examples, sft.SFTConfig(max_steps=60, learning_rate=1e-2)):
+        pass
+    exact = success_probability(model, task.tokenizer, problems)
+    assert exact == pytest.approx(
+        success_probability(model, task.tokenizer, problems, batch_size=7), rel=1e-5
+    )
+    n = 500
+    counts = success_counts(
+        model, task.tokenizer, problems, exact_match, group_size=n, max_new_tokens=task.max_new_tokens
+    )
+    # 10,000 independent draws: a standard error of at most 0.005; four of them, once in 16,000 runs
+    assert 0.05 < exact < 0.95 and abs(sum(counts) / (n * len(problems)) - exact) < 0.02
