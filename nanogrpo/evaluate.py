@@ -75,9 +75,9 @@ def success_probability(
 ) -> float:
     r"""What :func:`success_counts` estimates, without the noise of sampling, where one answer is right.
 
-    The mean over problems of :math:`\prod_t \pi(a_t \mid q, a_{<t})`, the probability that the policy writes the
-    row's ``answer`` and then ends, at temperature 1. For a reward that more than one completion can earn it
-    is a lower bound only.
+    The mean over problems of :math:`\prod_t \pi(a_t \mid q, a_{<t})`, the probability that the policy writes
+    the row's ``answer`` and then ends, at temperature 1. For a reward that more than one completion can earn
+    it is a lower bound only.
 
     Raises:
         BlockSizeError: a prompt with its answer does not fit the model.
