@@ -61,9 +61,12 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> t
     """The model and tokenizer that :func:`save_model` wrote.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or its tensors do not fit its own configuration.
+        CheckpointError: the file is missing or damaged, holds another kind of model, or its tensors do not
+            fit its own configuration.
     """
     tensors, header = load_tensors(path)
+    if "kind" in header:  # a policy's header has none
+        raise CheckpointError(f"{path} holds a {header['kind']}, not a policy; load it as what it is")
     try:
         model = GPT(GPTConfig(**json.loads(header["config"])))
         tokenizer = CharTokenizer(header["alphabet"])

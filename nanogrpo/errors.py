@@ -51,6 +51,10 @@ class RewardError(NanoGRPOError, ValueError):
     """A reward function returned the wrong number of values, or one that is not a finite number."""
 
 
+class PairError(NanoGRPOError, ValueError):
+    """A preference is none: its two texts are equal, or there is no pair at all."""
+
+
 class CorpusError(NanoGRPOError, OSError):
     """A corpus is not at hand, or is not the text that it should be."""
 
