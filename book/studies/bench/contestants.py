@@ -169,9 +169,9 @@ class Timed:
 
 
 def time_our_parts() -> None:
-    from nanogrpo import grpo
+    from nanogrpo import experience, grpo
 
-    Timed.wrap(grpo, "sample", "rollout")
+    Timed.wrap(experience, "sample", "rollout")
     Timed.wrap(grpo, "improve", "forward")
     Timed.wrap(torch.Tensor, "backward", "backward")
     Timed.wrap(grpo, "clip_grad_norm", "optimizer")

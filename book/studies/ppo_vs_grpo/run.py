@@ -1,0 +1,211 @@
+"""Run the comparison of PPO and GRPO; the protocol is in README.md. ``run.py all``, or one phase by name."""
+
+import argparse
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from nanogrpo import grpo, ppo
+from nanogrpo.evaluate import success_probability
+from nanogrpo.kl import kl_exact
+from nanogrpo.metrics import CSVLog, logged, read_csv
+from nanogrpo.model import GPT
+from nanogrpo.packed import completion_logits
+from nanogrpo.recipes import test_problems
+from nanogrpo.show.studies import environment
+from nanogrpo.tasks import Addition, exact_match
+from nanogrpo.weights import load
+
+HERE = Path(__file__).parent
+TASK = Addition()
+STEPS, EVALUATE_EVERY = 100, 10
+RATES = (1e-4, 2e-4, 4e-4, 8e-4)
+TUNING_SEEDS, SEEDS, CONTROL_SEEDS, FEW = range(100, 102), range(10), range(10, 20), range(5)
+
+GRPO = grpo.GRPOConfig(TASK.max_new_tokens, max_steps=STEPS, num_mini_batches=2)
+PPO = ppo.PPOConfig(TASK.max_new_tokens, max_steps=STEPS, num_mini_batches=2, lam=1.0)
+
+
+def run(phase: str, name: str, seed: int, config, reward_fn: Callable = exact_match) -> None:
+    """One run: its metrics step by step, and its success every few steps, each to a log of its own."""
+    log = HERE / phase / f"{name}-seed{seed}.csv"
+    success = log.with_name(f"{log.stem}-success.csv")
+    if success.exists() and len(read_csv(success)["step"]) == STEPS // EVALUATE_EVERY + 1:
+        return
+    config = replace(config, seed=seed)
+    (model, _), (reference, _), problems = load("addition"), load("addition"), test_problems(TASK)
+    trainer = ppo if isinstance(config, ppo.PPOConfig) else grpo
+    rows = trainer.train(model, TASK.tokenizer, TASK.split()[0], reward_fn, config)
+    with CSVLog(success) as evaluations:
+        evaluations.write(evaluate(0, model, reference, problems))
+        for row in tqdm(logged(rows, log), total=STEPS, desc=f"{phase} {name} {seed}", mininterval=10):
+            if row["step"] % EVALUATE_EVERY == 0:
+                evaluations.write(evaluate(row["step"], model, reference, problems))
+
+
+@torch.no_grad()
+def evaluate(step: int, model: GPT, reference: GPT, problems: list) -> dict[str, float]:
+    """Exact success on held-out problems; KL to the checkpoint, nats a completion, one sample a problem."""
+    prompts = [row["prompt"] for row in problems]
+    sampling = replace(GRPO, group_size=2, seed=0)
+    rollout = grpo.sample(model, TASK.tokenizer, prompts[:256], sampling, torch.Generator().manual_seed(step))
+    batch = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
+    kl = kl_exact(
+        completion_logits(model, *batch), completion_logits(reference, *batch), rollout.completion_mask
+    )
+    return {
+        "step": step,
+        "success": success_probability(model, TASK.tokenizer, problems),
+        "kl": kl.sum(1).mean().item(),
+    }
+
+
+def final(phase: str, name: str, seeds: range) -> list[float]:
+    """The declared metric of some runs."""
+    return [read_csv(HERE / phase / f"{name}-seed{seed}-success.csv")["success"][-1] for seed in seeds]
+
+
+def shuffled(prompts: list[str], completions: list[str], answer: list[str]) -> list[float]:
+    """The right rewards at the wrong completions: nothing can be learned from them."""
+    rewards = exact_match(prompts, completions, answer)
+    return random.Random("".join(completions)).sample(rewards, len(rewards))
+
+
+def trials(method: str, rates: tuple[float, ...] = RATES) -> dict[str, object]:
+    """The eight settings that a method is tuned over."""
+    if method == "grpo":
+        return {
+            f"grpo-lr{rate:g}-{scale}": replace(GRPO, learning_rate=rate, scale_rewards=scale)
+            for rate in rates
+            for scale in ("group", "none")
+        }
+    return {
+        f"ppo-lr{rate:g}-critic{critic:g}": replace(PPO, learning_rate=rate, critic_learning_rate=critic)
+        for rate in rates
+        for critic in (3e-4, 1e-3)
+    }
+
+
+def tuning() -> None:
+    """Every trial on the tuning seeds; where a method is best at an edge, one more learning rate for both."""
+    for method in ("grpo", "ppo"):
+        for name, config in trials(method).items():
+            for seed in TUNING_SEEDS:
+                run("tuning", name, seed, config)
+    for rate in extension():
+        for method in ("grpo", "ppo"):
+            for name, config in trials(method, (rate,)).items():
+                for seed in TUNING_SEEDS:
+                    run("tuning", name, seed, config)
+
+
+def extension() -> list[float]:
+    """The learning rates beyond an edge of the grid at which a method is best, if any."""
+    edges = {RATES[0]: RATES[0] / 2, RATES[-1]: RATES[-1] * 2}
+    best = {best_of(trials(method)).learning_rate for method in ("grpo", "ppo")}
+    return [beyond for edge, beyond in edges.items() if edge in best]
+
+
+def best_of(settings: dict[str, object]):
+    """The setting with the highest mean of the declared metric over the tuning seeds."""
+    return settings[max(settings, key=lambda name: sum(final("tuning", name, TUNING_SEEDS)))]
+
+
+def tuned(method: str):
+    """What tuning chose for a method."""
+    return best_of(trials(method, (*RATES, *extension())))
+
+
+def comparison() -> None:
+    """The declared comparison: fresh seeds, tuned settings."""
+    for seed in SEEDS:
+        run("comparison", "grpo", seed, tuned("grpo"))
+        run("comparison", "ppo", seed, tuned("ppo"))
+        run("comparison", "ppo-512x1", seed, replace(tuned("ppo"), group_size=1, prompts_per_step=512))
+
+
+def controls() -> None:
+    """Nothing against nothing: the same method twice, and rewards that say nothing."""
+    for seed in CONTROL_SEEDS:
+        run("controls", "grpo-again", seed, tuned("grpo"))
+    for seed in FEW:
+        run("controls", "grpo-shuffled", seed, tuned("grpo"), shuffled)
+
+
+def rungs() -> dict[str, object]:
+    """From REINFORCE to GRPO, one change at a time."""
+    one = replace(tuned("grpo"), num_mini_batches=1, aggregation="token_mean", scale_rewards="none")
+    std = replace(one, scale_rewards="group")
+    length = replace(std, aggregation="sequence_mean")
+    inner = replace(length, num_iterations=2, num_mini_batches=2)
+    return {
+        "reinforce": replace(one, baseline="none"),
+        "group-mean": one,
+        "leave-one-out": replace(one, baseline="leave_one_out"),
+        "std": std,
+        "length": length,
+        "inner-epochs": inner,
+        "kl": replace(inner, beta=0.04),
+        "critic": replace(
+            PPO,
+            learning_rate=one.learning_rate,
+            critic_learning_rate=tuned("ppo").critic_learning_rate,
+            num_mini_batches=1,
+        ),
+    }
+
+
+def ladder() -> None:
+    """Every rung on a few seeds."""
+    for seed in FEW:
+        for name, config in rungs().items():
+            run("ladder", name, seed, config)
+
+
+def parts() -> dict[str, object]:
+    """PPO as tuned, and with one part removed or replaced."""
+    full = tuned("ppo")
+    return {
+        "full": full,
+        "lambda-0.95": replace(full, lam=0.95),
+        "lambda-0": replace(full, lam=0.0),
+        "no-whitening": replace(full, whiten_advantages=False),
+        "no-value-clip": replace(full, cliprange_value=None),
+        "value-warmup": replace(full, value_warmup_steps=10),
+        "head": replace(full, critic="head"),
+        "return-minus-value": replace(full, advantage="return_minus_value"),
+        "no-clip": replace(full, clip_low=1.0, clip_high=1e6),
+        "four-epochs": replace(full, num_ppo_epochs=4),
+    }
+
+
+def ablation() -> None:
+    """Every part on a few seeds."""
+    for seed in FEW:
+        for name, config in parts().items():
+            run("ablation", name, seed, config)
+
+
+PHASES: dict[str, Callable[[], None]] = {
+    phase.__name__: phase for phase in (tuning, comparison, controls, ladder, ablation)
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("phase", choices=["all", *PHASES])
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # a second thread costs such a small model more than it brings
+    for name in PHASES if args.phase == "all" else [args.phase]:
+        (HERE / name).mkdir(exist_ok=True)
+        (HERE / name / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+        PHASES[name]()
+
+
+if __name__ == "__main__":
+    main()
