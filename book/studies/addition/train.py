@@ -1,4 +1,4 @@
-"""Train the policy that is half right at addition and ships with the package; the protocol is in README.md."""
+"""Train the half-right addition policy that ships with the package; the protocol is in README.md."""
 
 import argparse
 import json
