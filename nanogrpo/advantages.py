@@ -20,6 +20,7 @@ from nanogrpo.errors import (
     GroupSizeError,
     MaskError,
     NonFiniteError,
+    OptionError,
     ShapeError,
     check_choice,
     check_mask,
@@ -187,6 +188,94 @@ def global_advantages(rewards: Tensor, lengths: Tensor | None = None, eps: float
     mean = (weights * centered).sum()
     std = (weights * (centered - mean) ** 2).sum().sqrt()
     return (centered - mean) / (std + eps)
+
+
+def baseline_advantages(
+    rewards: Tensor, baseline: str = "group", scale_rewards: str = "group", eps: float = 1e-4
+) -> Tensor:
+    r"""Reward minus a baseline, in units of a standard deviation: the ladder from REINFORCE to GRPO.
+
+    .. math:: A_i = \frac{r_i - b_i}{\sigma_i + \epsilon}
+
+    ================= =============================== ============================================
+    ``baseline``      :math:`b_i`                     who
+    ================= =============================== ============================================
+    ``none``          0                               REINFORCE, Williams 1992
+    ``batch``         mean of all P*G rewards         REINFORCE with a common baseline
+    ``leave_one_out`` mean of the group's others      RLOO, arXiv 2402.14740
+    ``group``         mean of the group               GRPO, arXiv 2402.03300
+    ================= =============================== ============================================
+
+    Args:
+        rewards: (P, G), floating.
+        baseline: As above.
+        scale_rewards: The standard deviation is of the ``"group"``, of the ``"batch"``, or 1 (``"none"``).
+        eps: Added to the standard deviation.
+
+    Returns:
+        (P, G). With a baseline from the group, a tied group gets exactly zero; with ``"batch"``, a batch
+        whose rewards are all equal does.
+
+    Raises:
+        OptionError: An unknown name; or ``scale_rewards="group"`` with a baseline that does not come from the
+            group: a group of equal rewards would be divided by ``eps`` alone.
+        ShapeError, DTypeError, GroupSizeError, NonFiniteError: As for :func:`group_advantages`.
+
+    When it is wrong: ``"none"``, unless the point is to see what a baseline brings.
+
+    >>> rewards = torch.tensor([[1.0, 0.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+    >>> baseline_advantages(rewards, "leave_one_out", "none")[0]
+    tensor([ 0.3333, -1.0000, -1.0000,  1.6667])
+    >>> baseline_advantages(rewards, "batch", "none")
+    tensor([[ 0.1250, -0.8750, -0.8750,  1.1250],
+            [ 0.1250,  0.1250,  0.1250,  0.1250]])
+    """
+    check_choice("baseline", baseline, ("group", "leave_one_out", "batch", "none"))
+    if baseline in ("group", "leave_one_out"):
+        advantages = group_advantages(rewards, scale_rewards, eps)  # (P, G)
+        return advantages if baseline == "group" else advantages * (rewards.shape[1] / (rewards.shape[1] - 1))
+    check_choice("scale_rewards", scale_rewards, ("group", "batch", "none"))
+    if scale_rewards == "group":
+        raise OptionError(
+            f"scale_rewards='group' with baseline={baseline!r} divides groups of equal rewards by eps alone; "
+            "choose scale_rewards='batch' or 'none'"
+        )
+    _check_rewards(rewards)
+    scale = rewards.std(correction=0) + eps if scale_rewards == "batch" else 1.0
+    if baseline == "none":
+        return rewards / scale
+    tied = rewards.max() == rewards.min()
+    return ((rewards - rewards.mean()) / scale).masked_fill(tied, 0.0)
+
+
+def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
+    r"""A soft fine for long completions, to be added to the reward: from 0 down to -1 over the last tokens.
+
+    .. math:: p(l) = \begin{cases} 0 & l \le L - c \\ ((L - c) - l) / c & L - c < l \le L \\
+              -1 & l > L \end{cases}
+
+    Overlong reward shaping of DAPO (arXiv 2503.14476, Eq. 13), with L = ``max_length``, c = ``buffer``.
+
+    Args:
+        lengths: Any shape, tokens of each completion, the EOS included.
+        max_length: L, in tokens.
+        buffer: c, in tokens, at least 1.
+
+    Returns:
+        The shape of ``lengths``, float32, in the unit of the rewards.
+
+    Raises:
+        OptionError: Not ``1 <= buffer <= max_length``.
+
+    When it is wrong: where long completions are right more often. The fine is an absolute number: next to
+    rewards of another size than 1 it is nothing or everything.
+
+    >>> overlong_penalty(torch.tensor([80, 90, 100, 101]), max_length=100, buffer=20)
+    tensor([ 0.0000, -0.5000, -1.0000, -1.0000])
+    """
+    if not 1 <= buffer <= max_length:
+        raise OptionError(f"the buffer of {buffer} tokens must be at least 1 and at most {max_length}")
+    return ((max_length - buffer - lengths.float()) / buffer).clamp(-1.0, 0.0)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ LAYERS = [
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
     {"losses", "tasks", "rollout", "checkpoint", "data", "state", "plays"},
     {"packed", "reward_model"},
-    {"evaluate", "sft", "pretrain", "hub"},
+    {"evaluate", "sft", "pretrain", "hub", "experience"},
     {"grpo", "ppo"},
     {"recipes"},
     {"__main__"},

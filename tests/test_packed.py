@@ -252,7 +252,7 @@ def test_on_a_gpu(monkeypatch, graphs):
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean", "constant"])
 def test_microbatches_change_no_gradient(monkeypatch, beta, aggregation):
-    from nanogrpo import grpo
+    from nanogrpo import experience, grpo
     from nanogrpo.optim import AdamW
 
     model, reference = lively(), lively(seed=1).requires_grad_(False)
@@ -264,7 +264,7 @@ def test_microbatches_change_no_gradient(monkeypatch, beta, aggregation):
     )
     found = []
     for tokens, parts in ((1 << 20, 1), (1, 6 if beta else 5)):  # all at once, and one prompt at a time
-        monkeypatch.setitem(grpo.MICROBATCH_TOKENS, "cpu", tokens)
+        monkeypatch.setitem(experience.MICROBATCH_TOKENS, "cpu", tokens)
         shapes, forward = [], packed.completion_logits
 
         def counted(model, *batch, shapes=shapes, forward=forward):

@@ -11,7 +11,7 @@ import torch
 from mathcheck import close
 from test_exact import EOS, PAD, PROMPT, T, binary, per_token_kl_gradient, tiny
 
-from nanogrpo import grpo, rollout
+from nanogrpo import experience, grpo, rollout
 from nanogrpo.advantages import group_advantages
 from nanogrpo.rollout import Rollout
 from nanogrpo.teach.exact import Microscope, pad
@@ -22,7 +22,7 @@ def test_the_trainer_samples_and_scores_with_the_functions_proven_here():
     uniforms = rollout.draw_uniforms(60, T, torch.Generator().manual_seed(0), tiny().head.weight)
     arguments = (tiny(), *pad([PROMPT, [2, 0, 2]]))
     options = {"group_size": 30, "max_new_tokens": T, "eos_id": EOS, "pad_id": PAD, "uniforms": uniforms}
-    simple, used = rollout.generate(*arguments, **options), grpo.generate(*arguments, **options)
+    simple, used = rollout.generate(*arguments, **options), experience.generate(*arguments, **options)
     same = torch.equal(simple.completion_ids, used.completion_ids)
     same = same and torch.equal(simple.completion_mask, used.completion_mask)
     assert same, "the fast path samples otherwise: is EOS left out of the mask?"
