@@ -2,6 +2,9 @@
 
 ``tinyshakespeare`` predicts the next character of tiny Shakespeare. The chapters on a learned reward start
 from it, and it is their frozen reference. It was trained by ``book/studies/shakespeare/train.py``.
+
+``addition`` is half right at two-digit addition, for the chapters and studies on a verifiable reward. It was
+trained by ``book/studies/addition/train.py``.
 """
 
 import json
