@@ -1,6 +1,7 @@
 """Run the comparison of PPO and GRPO; the protocol is in README.md. ``run.py all``, or one phase by name."""
 
 import argparse
+import csv
 import json
 import random
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from nanogrpo.tasks import Addition, exact_match
 from nanogrpo.weights import load
 
 HERE = Path(__file__).parent
+RUNS = HERE / "runs"  # one log a run, to go on after a stop; not committed
 TASK = Addition()
 STEPS, EVALUATE_EVERY = 100, 10
 RATES = (1e-4, 2e-4, 4e-4, 8e-4)
@@ -33,8 +35,8 @@ PPO = ppo.PPOConfig(TASK.max_new_tokens, max_steps=STEPS, num_mini_batches=2, la
 
 def run(phase: str, name: str, seed: int, config, reward_fn: Callable = exact_match) -> None:
     """One run: its metrics step by step, and its success every few steps, each to a log of its own."""
-    log = HERE / phase / f"{name}-seed{seed}.csv"
-    success = log.with_name(f"{log.stem}-success.csv")
+    log = RUNS / phase / f"{name}--{seed}.csv"
+    success = log.with_suffix(".success")
     if success.exists() and len(read_csv(success)["step"]) == STEPS // EVALUATE_EVERY + 1:
         return
     config = replace(config, seed=seed)
@@ -67,7 +69,26 @@ def evaluate(step: int, model: GPT, reference: GPT, problems: list) -> dict[str,
 
 def final(phase: str, name: str, seeds: range) -> list[float]:
     """The declared metric of some runs."""
-    return [read_csv(HERE / phase / f"{name}-seed{seed}-success.csv")["success"][-1] for seed in seeds]
+    return [read_csv(RUNS / phase / f"{name}--{seed}.success")["success"][-1] for seed in seeds]
+
+
+def combine(phase: str) -> None:
+    """All runs of a phase in two files, which are committed: what each run measured, and how it ended."""
+    for ending, name in ((".csv", "metrics.csv"), (".success", "success.csv")):
+        rows = []
+        for path in sorted((RUNS / phase).glob(f"*{ending}")):
+            run, seed = path.stem.split("--")
+            columns = read_csv(path)
+            for values in zip(*columns.values(), strict=True):
+                rows.append({"run": run, "seed": seed} | dict(zip(columns, values, strict=True)))
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        with open(HERE / phase / name, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(names)
+            writer.writerows(
+                [f"{row[n]:.7g}" if isinstance(row.get(n), float) else row.get(n, "") for n in names]
+                for row in rows
+            )
 
 
 def shuffled(prompts: list[str], completions: list[str], answer: list[str]) -> list[float]:
@@ -205,6 +226,7 @@ def main() -> None:
         (HERE / name).mkdir(exist_ok=True)
         (HERE / name / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
         PHASES[name]()
+        combine(name)
 
 
 if __name__ == "__main__":
