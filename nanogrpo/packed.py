@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrpo.model import GPT, KVCache
-from nanogrpo.rollout import Rollout, check_fits, choose
+from nanogrpo.rollout import Rollout, check_fits, choose, completion_mask
 
 MAX_PACK = 8  # completions that share a packed row, at most
 SHRINK = 0.75  # drop finished rows once this share of the rows is enough
@@ -60,12 +60,11 @@ def generate(
     decoder.load(model, prompt_ids, prompt_lens, uniforms)
     decoder.run()
     tokens, logprobs = decoder.tokens.T, decoder.logprobs.T  # (B, max_new_tokens)
-    ends = tokens == eos_id
-    sampled = ends.cumsum(1) - ends.long() == 0  # up to the first end, which belongs to it
+    sampled, truncated = completion_mask(tokens, eos_id), ~(tokens == eos_id).any(1)
     T = int(sampled.sum(1).max())  # trim to the longest completion
     completion_ids = torch.where(sampled, tokens, pad_id)[:, :T].contiguous()
     logprobs, mask = torch.where(sampled, logprobs, 0.0)[:, :T].contiguous(), sampled[:, :T].contiguous()
-    return Rollout(prompt_ids, prompt_lens, completion_ids, mask, logprobs, ~ends.any(1), group_size)
+    return Rollout(prompt_ids, prompt_lens, completion_ids, mask, logprobs, truncated, group_size)
 
 
 class _Decoder:

@@ -98,6 +98,20 @@ def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tens
     return (1 - torch.rand(rows, tokens, generator=generator, dtype=like.dtype)).to(like.device)
 
 
+def completion_mask(ids: Tensor, eos_id: int) -> Tensor:
+    """True for each sampled token, ``(B, T)`` bool: up to the first end of a row, which belongs to it.
+
+    What stands after the first end was not sampled, whatever it is. A row without an end was cut off, and all
+    of it counts.
+
+    >>> completion_mask(torch.tensor([[5, 1, 1, 0], [5, 6, 7, 8]]), eos_id=1)
+    tensor([[ True,  True, False, False],
+            [ True,  True,  True,  True]])
+    """
+    ends = ids == eos_id
+    return ends.cumsum(1) - ends.long() == 0
+
+
 def check_fits(
     model: GPT, prompt_lens: Tensor, group_size: int, max_new_tokens: int, temperature: float
 ) -> None:

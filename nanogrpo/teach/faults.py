@@ -244,7 +244,7 @@ FAULTS = (
     Fault(
         "fast path: EOS left out of the mask",
         "packed.py",
-        (("sampled = ends.cumsum(1) - ends.long() == 0", "sampled = ends.cumsum(1) == 0"),),
+        (("completion_mask(tokens, eos_id), ~", "(tokens == eos_id).cumsum(1) == 0, ~"),),
         "The decision to stop is never trained.",
         "Completions grow to the length limit.",
         "test_trainer_math.py",
