@@ -365,6 +365,42 @@ def token_rewards(scores: Tensor, mask: Tensor, kl: Tensor | None = None, beta: 
     return penalty.scatter_add(1, last, scores[:, None].to(penalty.dtype))
 
 
+@torch.no_grad()
+def whiten(advantages: Tensor, mask: Tensor, eps: float = 1e-4) -> Tensor:
+    r"""Shift and scale the advantages of all tokens to mean 0 and standard deviation 1.
+
+    .. math:: A'_t = \frac{A_t - \mathrm{mean}(A)}{\mathrm{std}(A) + \epsilon}
+
+    A habit of PPO's code, not of its paper (arXiv 1707.06347). Mean and standard deviation (population) run
+    over the unmasked tokens of the whole batch: call it before the batch is cut into minibatches.
+
+    Args:
+        advantages: (B, T).
+        mask: (B, T) bool.
+        eps: Added to the standard deviation, in the unit of the advantages.
+
+    Returns:
+        (B, T), zero where masked; exactly zero everywhere if all unmasked advantages are equal.
+
+    Raises:
+        ShapeError, DTypeError: Shapes differ, or ``mask`` is not bool.
+        MaskError: No token is unmasked.
+
+    When it is wrong: when the critic is nearly perfect; noise is then blown up to size one. And the mean that
+    is taken off is one over tokens: long completions weigh more in it.
+
+    >>> whiten(torch.tensor([[3.0, 1.0, 9.0]]), torch.tensor([[True, True, False]]), eps=0.0)
+    tensor([[ 1., -1.,  0.]])
+    """
+    check_mask(mask, advantages=advantages)
+    kept = advantages[mask]  # (N,), unmasked tokens only
+    if not len(kept):
+        raise MaskError("the batch has no unmasked token to whiten; check completion_mask")
+    if kept.max() == kept.min():
+        return torch.zeros_like(advantages)
+    return torch.where(mask, (advantages - kept.mean()) / (kept.std(correction=0) + eps), 0.0)
+
+
 def _check_values(rewards: Tensor) -> None:
     if not rewards.is_floating_point():
         raise DTypeError(f"rewards are {rewards.dtype}, need floating point; use rewards.float()")

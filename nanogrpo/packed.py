@@ -231,12 +231,17 @@ class _SharedPrompt:
         self.length += tokens
 
 
-def completion_logits(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> Tensor:
-    """As :func:`nanogrpo.rollout.completion_logits`, ``(B, T, V)``, reading a prompt once for its group."""
+def completion_hidden(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> Tensor:
+    """What the model's head reads to predict each completion token, ``(B, T, C)``."""
     P, (B, T) = len(prompt_ids), completion_ids.shape
     cache = _SharedPrompt(prompt_lens, B // P)
     hidden = model.hidden(prompt_ids[:, : int(prompt_lens.max())], cache)  # (P, Tp, C)
     last = hidden[torch.arange(P, device=hidden.device), prompt_lens - 1]  # (P, C), predicts the first token
     last = last.repeat_interleave(B // P, 0).unsqueeze(1)  # (B, 1, C)
     rest = [model.hidden(completion_ids[:, :-1], cache)] if T > 1 else []  # (B, T - 1, C)
-    return model.head(torch.cat([last, *rest], 1))  # (B, T, V)
+    return torch.cat([last, *rest], 1)  # (B, T, C)
+
+
+def completion_logits(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> Tensor:
+    """As :func:`nanogrpo.rollout.completion_logits`, ``(B, T, V)``, reading a prompt once for its group."""
+    return model.head(completion_hidden(model, prompt_ids, prompt_lens, completion_ids))  # (B, T, V)
