@@ -13,11 +13,12 @@ WINGS = ("nanogrpo.teach", "nanogrpo.show")
 LAYERS = [
     {"errors"},
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
-    {"losses", "tasks", "rollout", "checkpoint", "data", "state", "plays"},
+    {"losses", "tasks", "rollout", "checkpoint", "data", "state"},
     {"packed", "reward_model"},
     {"evaluate", "sft", "pretrain", "hub", "experience"},
-    {"grpo", "ppo"},
-    {"recipes"},
+    {"critic", "grpo"},
+    {"ppo"},
+    {"recipes", "plays"},
     {"__main__"},
 ]
 CORE = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
