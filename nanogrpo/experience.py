@@ -201,7 +201,7 @@ def minibatches(num_prompts: int, epochs: int, parts: int, seed: int, step: int)
     """
     if parts == 1:
         return [torch.arange(num_prompts)] * epochs
-    generator = torch.Generator().manual_seed((seed << 32) + step)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)  # of which 32 bits are used
     orders = [torch.randperm(num_prompts, generator=generator) for _ in range(epochs)]
     return [part for order in orders for part in order.tensor_split(min(parts, num_prompts))]
 

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from mathcheck import close
 
 from nanogrpo.advantages import (
+    baseline_advantages,
     batch_advantages,
     gae,
     global_advantages,
     group_advantages,
     leave_one_out,
+    overlong_penalty,
     token_rewards,
 )
 from nanogrpo.errors import DTypeError, GroupSizeError, MaskError, NonFiniteError, OptionError, ShapeError
@@ -317,3 +319,55 @@ def test_bad_options_and_masks_raise():
         token_rewards(torch.zeros(2), torch.tensor([[True], [False]]))
     with pytest.raises(ShapeError, match="scores"):
         token_rewards(torch.zeros(2), ok)
+
+
+# The ladder of baselines, and the fine for length
+
+
+LADDER = torch.tensor([[1.0, 0.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "scale", "first", "tied"),
+    [
+        ("none", "none", [1, 0, 0, 2], 1),
+        ("batch", "none", [0.125, -0.875, -0.875, 1.125], 0.125),
+        ("leave_one_out", "none", [1 / 3, -1, -1, 5 / 3], 0),
+        ("group", "none", [0.25, -0.75, -0.75, 1.25], 0),
+        ("group", "group", [r / 0.6875**0.5 for r in (0.25, -0.75, -0.75, 1.25)], 0),
+        ("none", "batch", [1 / 0.359375**0.5, 0, 0, 2 / 0.359375**0.5], 1 / 0.359375**0.5),
+        ("group", "batch", [r / 0.359375**0.5 for r in (0.25, -0.75, -0.75, 1.25)], 0),
+    ],
+)
+def test_each_rung_of_the_ladder_by_hand(baseline, scale, first, tied):
+    expected = torch.tensor([first, [tied] * 4], dtype=torch.float64)
+    close(baseline_advantages(LADDER, baseline, scale, eps=0.0), expected, "another baseline or scale")
+
+
+@given(rewards(min_groups=2))
+def test_the_ladder_agrees_with_the_functions_that_are_named_after_their_methods(r):
+    assert torch.equal(baseline_advantages(r), group_advantages(r)), "the default is not GRPO's, to the bit"
+    close(baseline_advantages(r, "leave_one_out", "none"), leave_one_out(r), "not RLOO")
+    close(baseline_advantages(r, "batch", "batch"), batch_advantages(r), "not the z-score of the batch")
+    assert torch.equal(baseline_advantages(r, "none", "none"), r), "REINFORCE has no baseline"
+    same = torch.full_like(r, 0.3)
+    assert (baseline_advantages(same, "batch", "batch") == 0).all(), "equal rewards teach nothing, exactly"
+
+
+def test_what_a_ladder_cannot_have_is_an_error():
+    for baseline in ("none", "batch"):
+        with pytest.raises(OptionError, match="divides groups of equal rewards by eps alone"):
+            baseline_advantages(LADDER, baseline, "group")
+    with pytest.raises(OptionError, match="baseline='mean' is unknown; choose one of 'group'"):
+        baseline_advantages(LADDER, "mean")
+    with pytest.raises(OptionError, match="scale_rewards='std' is unknown"):
+        baseline_advantages(LADDER, "none", "std")
+
+
+def test_overlong_completions_are_fined_as_in_DAPO():
+    lengths = torch.tensor([1, 80, 85, 90, 100, 120])
+    close(overlong_penalty(lengths, 100, 20), [0, 0, -0.25, -0.5, -1, -1], "Eq. 13 of DAPO")
+    close(overlong_penalty(torch.tensor([3, 4]), 4, 1), [0, -1], "a buffer of one token is a step")
+    for buffer in (0, 101):
+        with pytest.raises(OptionError, match=f"buffer of {buffer} tokens"):
+            overlong_penalty(lengths, 100, buffer)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,12 +16,13 @@ from nanogrpo.errors import (
     RewardError,
     UnknownCharacterError,
 )
-from nanogrpo.grpo import GRPOConfig, improve, sample, train
+from nanogrpo.experience import Groups, sample
+from nanogrpo.grpo import GRPOConfig, compare, improve, train
 from nanogrpo.losses import Denominators, grpo_loss
 from nanogrpo.metrics import logged, read_csv
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.optim import AdamW
-from nanogrpo.rollout import token_logprobs
+from nanogrpo.rollout import Rollout, token_logprobs
 from nanogrpo.tokenizer import CharTokenizer
 
 TOKENIZER = CharTokenizer("ab")
@@ -184,12 +186,195 @@ def test_leaving_the_loop_leaves_a_readable_log_and_a_usable_model(tmp_path):
     assert len(run(model)) == 3
 
 
+# Options, one by one
+
+
+def by_hand(**options):
+    """Two groups of two: lengths 1, 3 and 2, 3 of at most 3 tokens; rewards 1, 0 and 1, 1."""
+    mask = torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1]]).bool()
+    logprobs = torch.where(mask, torch.tensor(-1.0), 0.0)
+    ids, truncated = torch.full((4, 3), 2), torch.tensor([False, True, False, True])
+    rollout = Rollout(torch.full((2, 1), 2), torch.tensor([1, 1]), ids, mask, logprobs, truncated, 2)
+    config = GRPOConfig(3, group_size=2, **({"scale_rewards": "none"} | options))
+    return Groups(rollout, torch.tensor([[1.0, 0.0], [1.0, 1.0]]), {}), config
+
+
+def test_overlong_shaping_fines_length_before_the_groups_are_compared():
+    groups, config = by_hand(overlong_buffer=2)  # fines 0, -1 and -0.5, -1
+    advantages, metrics = compare(groups, None, config)
+    assert advantages.tolist() == [[1.0, -1.0], [0.25, -0.25]], "rewards 1, -1 and 0.5, 0"
+    assert metrics == {"advantage_abs_mean": 0.625}
+    assert groups.rewards.tolist() == [[1.0, 0.0], [1.0, 1.0]], (
+        "the log must show the rewards without the fine"
+    )
+
+
+def test_the_kl_in_the_reward_is_a_sum_over_tokens_and_its_group_mean_cancels(monkeypatch):
+    groups, config = by_hand(beta=0.5, kl_in="reward")
+    ref = torch.where(
+        groups.rollout.completion_mask, torch.tensor(-1.5), 9.0
+    )  # k1 = 0.5 a token, 9 is padding
+    monkeypatch.setattr(grpo, "logprobs_under", lambda *_: ref)
+    advantages, metrics = compare(groups, policy(), config)
+    # Penalties 0.25, 0.75 and 0.5, 0.75; rewards 0.75, -0.75 and 0.5, 0.25; then less the group's mean.
+    torch.testing.assert_close(advantages, torch.tensor([[0.75, -0.75], [0.125, -0.125]]))
+    assert metrics["kl"] == 0.5
+    k2, metrics = compare(groups, policy(), replace(config, kl_estimator="k2"))
+    torch.testing.assert_close(k2, torch.tensor([[0.5625, -0.5625], [0.03125, -0.03125]]))
+    assert metrics["kl"] == 0.125
+
+
+def test_which_estimator_is_used_where_none_is_named():
+    assert GRPOConfig(3).estimator == "k3" and GRPOConfig(3, kl_in="reward").estimator == "k1"
+    assert GRPOConfig(3, kl_in="reward", kl_estimator="k3").estimator == "k3"
+
+
+def test_with_the_kl_in_the_reward_the_policy_stays_near_the_reference_and_no_pass_is_added(monkeypatch):
+    passes, real = [], grpo.completion_logits
+    monkeypatch.setattr(grpo, "completion_logits", lambda *a: passes.append(a[0]) or real(*a))
+    options = {"group_size": 8, "prompts_per_step": 4, "learning_rate": 1e-2, "max_steps": 40}
+    free = run(policy(), config=GRPOConfig(4, **options), reference=policy())
+    assert len(passes) <= 40, "measuring the KL must not add passes of the loss"
+    model = policy()
+    held = run(model, config=GRPOConfig(4, **options, scale_rewards="none", beta=2.0, kl_in="reward"))
+    assert 0 <= held[-1]["kl"] < free[-1]["kl"] / 2, "the penalty holds nothing back"
+    assert set(passes[-30:]) == {model}
+
+
+def test_a_reference_without_beta_only_measures():
+    plain, watched = policy(), policy()
+    rows, measured = run(plain), run(watched, reference=policy(seed=1))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), watched.parameters(), strict=True))
+    assert measured[0]["kl"] > 0 and "kl" not in rows[0]
+    assert [{k: v for k, v in row.items() if k != "kl"} for row in measured] == rows
+
+
+def gradient_of(config, rollout, advantages, seed=0):
+    model = policy(seed, torch.float64)
+    metrics = improve(model, None, AdamW(model.parameters(), 0.0), rollout, advantages, config, "")
+    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
+                      for p in model.parameters()]), metrics  # fmt: skip
+
+
+@pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean", "constant", "sequence_sum"])
+def test_truncated_completions_leave_the_loss_and_its_denominators_but_not_the_baseline(
+    aggregation, monkeypatch
+):
+    """What reaches the update is a rollout in which truncated rows have no token."""
+    seen = []
+    monkeypatch.setattr(
+        grpo, "improve", lambda m, r, o, rollout, a, *_: seen.append((rollout, a)) or {"loss": 0.0}
+    )
+    config = GRPOConfig(
+        2, group_size=8, prompts_per_step=4, max_steps=1, mask_truncated_completions=True,
+        aggregation=aggregation, max_grad_norm=1e9,
+    )  # fmt: skip
+    run(policy(dtype=torch.float64), config=config)
+    [(rollout, advantages)] = seen
+    assert 0 < rollout.truncated.sum() < 32 and advantages.flatten()[rollout.truncated].ne(0).any()
+    assert (rollout.lengths.eq(0) == rollout.truncated).all()
+    monkeypatch.undo()
+    found, _ = gradient_of(config, rollout, advantages)
+    other, _ = gradient_of(config, rollout, torch.where(rollout.truncated.view(4, 8), 77.0, advantages))
+    assert found.norm() > 0 and torch.equal(found, other), "the advantage of a truncated completion was used"
+
+
+def test_where_all_completions_are_truncated_and_masked_nothing_moves():
+    config = GRPOConfig(
+        1, group_size=4, prompts_per_step=4, max_steps=3, mask_truncated_completions=True, num_mini_batches=2
+    )
+    model = policy()
+    with torch.no_grad():
+        model.norm.bias.fill_(1.0)
+        model.head.weight[TOKENIZER.eos_id] = -100.0  # it never ends a completion by itself
+    before = copy.deepcopy(model.state_dict())
+    metrics = run(model, config=config)
+    assert metrics[0]["completions/clipped_ratio"] == 1 and metrics[0]["advantage_abs_mean"] > 0
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert [row["grad_norm"] for row in metrics] == [0, 0, 0]
+
+
+def test_minibatches_are_that_many_updates_on_the_old_samples():
+    config = replace(CONFIG, num_iterations=3, num_mini_batches=2, max_steps=1, learning_rate=3e-2)
+    model = policy()
+    optimizer_steps, tokens = [], []
+    state = grpo.TrainState.start(model.parameters(), config.learning_rate, 0)
+    real = grpo.improve
+
+    def counted(*arguments):
+        optimizer_steps.append(len(arguments[4]))
+        tokens.append(int(arguments[3].completion_mask.sum()))
+        return real(*arguments)
+
+    grpo.improve, [row] = counted, [None]
+    try:
+        [row] = run(model, config=config, state=state)
+    finally:
+        grpo.improve = real
+    assert optimizer_steps == [2] * 6 and state.optimizer.steps == 6
+    assert sum(tokens) == 3 * row["num_tokens"], "each epoch goes once through all samples"
+    assert row["clip_ratio/region_mean"] > 0
+
+
+def test_the_samples_do_not_depend_on_how_often_they_are_used():
+    """So that rungs of a ladder which differ in their updates see the same prompts."""
+    one, many = policy(), policy()
+    zero = {"learning_rate": 0.0, "max_steps": 4}
+    a = run(one, config=replace(CONFIG, **zero))
+    b = run(many, config=replace(CONFIG, **zero, num_iterations=3, num_mini_batches=4))
+    assert [row["reward"] for row in a] == [row["reward"] for row in b]
+
+
+def test_the_entropy_bonus_keeps_the_policy_undecided():
+    options = {"group_size": 8, "prompts_per_step": 4, "learning_rate": 1e-2, "max_steps": 40}
+    plain = run(policy(), config=GRPOConfig(4, **options))
+    kept = run(policy(), config=GRPOConfig(4, **options, entropy_coef=1.0))
+    assert kept[-1]["entropy"] > 2 * plain[-1]["entropy"]
+
+
+def test_thrown_away_groups_cost_tokens_and_are_counted():
+    def hopeless_but_one(prompts, completions, **columns):
+        return [float(p == "bba" and "a" in c) for p, c in zip(prompts, completions, strict=True)]
+
+    config = replace(CONFIG, prompts_per_step=1, group_size=16, max_steps=6, learning_rate=0.0)
+    once = run(reward=hopeless_but_one, config=config)
+    again = run(reward=hopeless_but_one, config=replace(config, max_resamples=3))
+    assert any(row["grad_norm"] == 0 for row in once) and all(row["grad_norm"] > 0 for row in again)
+    assert max(row["groups_sampled"] for row in again) > 1
+    assert again[-1]["num_tokens"] > once[-1]["num_tokens"]
+
+
+def test_a_trained_model_or_several_functions_may_be_the_reward():
+    class Scorer:
+        def __call__(self, prompts, completions, **columns):
+            return [float(len(completion)) for completion in completions]
+
+    config = replace(CONFIG, reward_weights=(1.0, 0.0))
+    both, one = policy(), policy()
+    rows = run(both, reward=[count_b, Scorer()], config=config)
+    plain = run(one)
+    assert all(torch.equal(a, b) for a, b in zip(both.parameters(), one.parameters(), strict=True))
+    assert rows[0]["rewards/count_b/mean"] == plain[0]["reward"] and rows[0]["rewards/Scorer/mean"] > 0
+
+
+@pytest.mark.parametrize("advantage", ["none", "batch"])
+def test_a_scale_that_does_not_go_with_the_baseline_is_refused(advantage):
+    with pytest.raises(OptionError, match="choose scale_rewards='batch' or 'none'"):
+        GRPOConfig(4, advantage=advantage)
+    assert GRPOConfig(4, advantage=advantage, scale_rewards="none")
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
         ({"group_size": 1}, GroupSizeError),
         ({"max_new_tokens": 0}, OptionError), ({"prompts_per_step": 0}, OptionError),
         ({"num_iterations": 0}, OptionError),
+        ({"num_mini_batches": 0}, OptionError), ({"num_mini_batches": 33}, OptionError),
+        ({"max_resamples": -1}, OptionError),
+        ({"overlong_buffer": -1}, OptionError), ({"overlong_buffer": 5}, OptionError),
+        ({"kl_in": "advantage"}, OptionError), ({"kl_estimator": "k4"}, OptionError),
+        ({"aggregation": "mean"}, OptionError), ({"scale_rewards": "std"}, OptionError),
         ({"temperature": 0.0}, OptionError), ({"temperature": -1.0}, OptionError),
     ],
 )  # fmt: skip

@@ -12,7 +12,6 @@ from mathcheck import close
 from test_exact import EOS, PAD, PROMPT, T, binary, per_token_kl_gradient, tiny
 
 from nanogrpo import experience, grpo, rollout
-from nanogrpo.advantages import group_advantages
 from nanogrpo.rollout import Rollout
 from nanogrpo.teach.exact import Microscope, pad
 
@@ -49,6 +48,7 @@ class Recorder:
 
 def expected_update(beta, rewards, **options):
     """Sum of the trainer's gradients over all 15 * 15 pairs, each weighed with its probability."""
+    options = {"scale_rewards": "none"} | options
     model, reference = tiny(), tiny(1).requires_grad_(False)
     scope = Microscope(model, [PROMPT], T)
     p, table, recorder, total = (
@@ -62,7 +62,8 @@ def expected_update(beta, rewards, **options):
     for i, j in product(range(15), repeat=2):
         pair = [i, j]
         drawn = Rollout(*pad([PROMPT]), scope.ids[pair], scope.mask[pair], table[pair], truncated[pair], 2)
-        advantages = group_advantages(rewards[pair][None], "none")
+        groups = experience.Groups(drawn, rewards[pair][None], {})
+        advantages, _ = grpo.compare(groups, reference if beta else None, config)
         grpo.improve(model, reference, recorder, drawn, advantages, config, "here")
         total = total + p[i] * p[j] * recorder.gradient
     for p in reference.parameters():
@@ -84,6 +85,47 @@ def test_2B_18_the_trainer_s_penalty_descends_the_kl_to_the_reference(beta):
     close(
         found, expected, "the penalty's mean update is not grad KL(reference || policy): sign, or reference?"
     )
+
+
+ZERO = torch.zeros(15, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("advantage", ["group", "leave_one_out", "none"])
+def test_2D_33_k1_in_the_reward_descends_the_kl_of_whole_completions(advantage):
+    """Unlike the KL in the loss, it also counts which prefixes the policy visits."""
+    options = {"kl_in": "reward", "aggregation": "sequence_sum", "advantage": advantage}
+    scope, found = expected_update(0.5, ZERO, **options)
+    shrink = 0.5 if advantage == "group" else 1.0  # (G-1)/G: the group's mean contains the completion itself
+    whole = Microscope(tiny(), [PROMPT], T, reference=tiny(1))
+    expected = 0.5 * shrink * whole.gradient(whole.kl())
+    close(found, expected, "k1 in the reward does not descend KL(policy || reference): its sign?", 1e-10)
+    assert (found - 0.5 * shrink * per_token_kl_gradient(scope, reverse=True)).norm() > 0.01 * found.norm()
+
+
+def test_2D_33_k3_in_the_reward_does_not():
+    _, found = expected_update(
+        0.5, ZERO, kl_in="reward", kl_estimator="k3", aggregation="sequence_sum", advantage="none"
+    )
+    whole = Microscope(tiny(), [PROMPT], T, reference=tiny(1))
+    expected = 0.5 * whole.gradient(whole.kl())
+    assert (found - expected).norm() > 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("advantage", ["none", "leave_one_out"])
+def test_2B_12_reinforce_and_leave_one_out_ascend_the_exact_gradient(advantage):
+    rewards = binary(Microscope(tiny(), [PROMPT], T))
+    scope, found = expected_update(0.0, rewards, aggregation="sequence_sum", advantage=advantage)
+    close(found, -scope.gradient(scope.objective(rewards)), "the mean update is not the policy gradient")
+
+
+def test_the_entropy_bonus_ascends_the_entropy_of_each_token():
+    scope, found = expected_update(0.0, ZERO, aggregation="sequence_sum", entropy_coef=0.5)
+    logits = rollout.completion_logits(model := tiny(), *pad([PROMPT]), scope.ids)  # (N, T, V)
+    p = logits.softmax(-1)
+    values = -(p * logits.log_softmax(-1)).sum(-1) * scope.mask  # (N, T)
+    scalar = (scope.probabilities[0].detach() * values.sum(1)).sum()
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(scalar, list(model.parameters()))])
+    close(found, -0.5 * exact, "the bonus must raise the entropy, by entropy_coef", 1e-10)
 
 
 def test_the_reference_of_the_trainer_is_a_frozen_copy():
