@@ -13,7 +13,7 @@ from nanogrpo.show.studies import study_log
 
 
 def study_runs(name: str) -> pd.DataFrame:
-    """A committed log by its name below ``book/studies``, for example ``"ppo_vs_grpo/comparison/success"``."""
+    """A committed log by its name below ``book/studies``, such as ``"ppo_vs_grpo/comparison/success"``."""
     return pd.read_csv(study_log(f"{name}.csv"), dtype={"run": str})
 
 
