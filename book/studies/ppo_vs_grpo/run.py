@@ -25,12 +25,13 @@ from nanogrpo.weights import load
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"  # one log a run, to go on after a stop; not committed
 TASK = Addition()
-STEPS, EVALUATE_EVERY = 100, 10
+STEPS, EVALUATE_EVERY = 80, 10
 RATES = (1e-4, 2e-4, 4e-4, 8e-4)
 TUNING_SEEDS, SEEDS, CONTROL_SEEDS, FEW = range(100, 102), range(10), range(10, 20), range(5)
 
-GRPO = grpo.GRPOConfig(TASK.max_new_tokens, max_steps=STEPS, num_mini_batches=2)
-PPO = ppo.PPOConfig(TASK.max_new_tokens, max_steps=STEPS, num_mini_batches=2, lam=1.0)
+BUDGET = {"max_new_tokens": TASK.max_new_tokens, "group_size": 8, "prompts_per_step": 32, "max_steps": STEPS}
+GRPO = grpo.GRPOConfig(**BUDGET, num_mini_batches=2)
+PPO = ppo.PPOConfig(**BUDGET, num_mini_batches=2, lam=1.0)
 
 
 def run(phase: str, name: str, seed: int, config, reward_fn: Callable = exact_match) -> None:
@@ -147,7 +148,7 @@ def comparison() -> None:
     for seed in SEEDS:
         run("comparison", "grpo", seed, tuned("grpo"))
         run("comparison", "ppo", seed, tuned("ppo"))
-        run("comparison", "ppo-512x1", seed, replace(tuned("ppo"), group_size=1, prompts_per_step=512))
+        run("comparison", "ppo-256x1", seed, replace(tuned("ppo"), group_size=1, prompts_per_step=256))
 
 
 def controls() -> None:
