@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -213,8 +214,27 @@ def ablation() -> None:
             run("ablation", name, seed, config)
 
 
+def timing(rounds: int = 30) -> None:
+    """Seconds of one step of each method in turn, so that whatever else the machine does meets all alike."""
+    methods = {"grpo": GRPO, "ppo": PPO, "ppo-head": replace(PPO, critic="head")}
+    steps = {}
+    for name, config in methods.items():
+        trainer = ppo if isinstance(config, ppo.PPOConfig) else grpo
+        (model, _), config = load("addition"), replace(config, max_steps=rounds + 1)
+        steps[name] = trainer.train(model, TASK.tokenizer, TASK.split()[0], exact_match, config)
+        next(steps[name])  # the first step pays for what later ones find ready
+    with CSVLog(HERE / "timing" / "seconds.csv") as log:
+        for count in range(1, rounds + 1):
+            row = {"round": count}
+            for name, run in steps.items():
+                start = time.perf_counter()
+                next(run)
+                row[name] = time.perf_counter() - start
+            log.write(row)
+
+
 PHASES: dict[str, Callable[[], None]] = {
-    phase.__name__: phase for phase in (tuning, comparison, controls, ladder, ablation)
+    phase.__name__: phase for phase in (tuning, comparison, controls, ladder, ablation, timing)
 }
 
 
@@ -227,7 +247,8 @@ def main() -> None:
         (HERE / name).mkdir(exist_ok=True)
         (HERE / name / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
         PHASES[name]()
-        combine(name)
+        if (RUNS / name).exists():
+            combine(name)
 
 
 if __name__ == "__main__":
