@@ -17,6 +17,7 @@ from nanogrpo.advantages import (
     leave_one_out,
     overlong_penalty,
     token_rewards,
+    whiten,
 )
 from nanogrpo.errors import DTypeError, GroupSizeError, MaskError, NonFiniteError, OptionError, ShapeError
 
@@ -371,3 +372,32 @@ def test_overlong_completions_are_fined_as_in_DAPO():
     for buffer in (0, 101):
         with pytest.raises(OptionError, match=f"buffer of {buffer} tokens"):
             overlong_penalty(lengths, 100, buffer)
+
+
+# Whitening
+
+
+def test_whitened_advantages_of_the_unmasked_tokens_have_mean_0_and_std_1():
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    advantages = torch.tensor([[1.0, 2.0, 3.0], [6.0, math.nan, 1e9]], dtype=torch.float64)
+    std = 3.5**0.5  # of 1, 2, 3, 6, whose mean is 3
+    expected = torch.tensor([[-2 / std, -1 / std, 0], [3 / std, 0, 0]], dtype=torch.float64)
+    close(whiten(advantages, mask, eps=0.0), expected, "not the mean and population std over unmasked tokens")
+    close(whiten(advantages, mask, eps=1.0), expected * std / (std + 1), "eps is added to the std")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_2A_04_equal_advantages_whiten_to_exactly_zero(dtype):
+    mask = torch.arange(7) < torch.tensor([[7], [3], [1]])
+    for tenths in range(-40, 41):
+        equal = torch.full((3, 7), tenths / 10, dtype=dtype)
+        assert (whiten(equal, mask, eps=1e-9) == 0).all(), f"{tenths / 10} in {dtype}"
+
+
+def test_whitening_needs_a_token_and_a_mask_of_the_same_shape():
+    with pytest.raises(MaskError, match="no unmasked token to whiten"):
+        whiten(torch.ones(1, 2), torch.zeros(1, 2, dtype=torch.bool))
+    with pytest.raises(ShapeError, match="advantages has shape"):
+        whiten(torch.ones(1, 3), torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(DTypeError, match="mask is torch.int64"):
+        whiten(torch.ones(1, 2), torch.ones(1, 2, dtype=torch.long))
