@@ -31,6 +31,11 @@ ADDITION_STEPS, PROBLEMS, SAMPLES = 500, 300, 16
 Pair = tuple[str, str]
 
 
+def run_name(masked: bool) -> str:
+    """What is learned, in the log's column ``run``."""
+    return "completion only" if masked else "prompt too"
+
+
 def with_prompt(pairs: list[Pair]) -> list[Pair]:
     """The same examples, but all characters after the first one are to be learned."""
     return [(prompt[0], prompt[1:] + completion) for prompt, completion in pairs]
@@ -59,7 +64,7 @@ def plays(seed: int, masked: bool) -> Iterator[dict[str, float]]:
     """One fine-tuning of the shipped model; a row every 20 steps."""
     model, tokenizer = weights.load("tinyshakespeare")
     training, test = (first_lines(part) for part in split_corpus(load_corpus()))
-    head = {"seed": seed, "masked": int(masked)}
+    head = {"run": run_name(masked), "seed": seed}
     yield head | {"step": 0} | held_out_loss(model, tokenizer, test[:600])
     examples = training if masked else with_prompt(training)
     for row in sft.train(model, tokenizer, examples, sft.SFTConfig(**PLAYS, seed=seed)):
@@ -88,7 +93,7 @@ def addition(seed: int, masked: bool) -> Iterator[dict[str, float]]:
     config = sft.SFTConfig(max_steps=ADDITION_STEPS, seed=seed)
     for row in sft.train(model, task.tokenizer, examples, config):
         if row["step"] % EVERY == 0:
-            yield {"seed": seed, "masked": int(masked), "step": row["step"]} | signal(model, task)
+            yield {"run": run_name(masked), "seed": seed, "step": row["step"]} | signal(model, task)
 
 
 def main() -> None:
