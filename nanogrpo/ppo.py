@@ -231,7 +231,7 @@ class Judged:
     returns: Tensor
 
     def pick(self, prompts: Tensor) -> "Judged":
-        """What was judged of some prompts, by their indices, as :meth:`Rollout.pick`."""
+        """What was judged of some prompts, by their indices, as :meth:`~nanogrpo.rollout.Rollout.pick`."""
         rollout = self.rollout.pick(prompts)
         G, T = rollout.group_size, rollout.completion_ids.shape[1]
         tensors = (self.advantages, self.values, self.returns)
