@@ -1,5 +1,9 @@
 """A reward model: a GPT whose head has one output, trained to score the preferred one of two texts higher.
 
+The head gives one number at every token; the score is their running total, read at the last token of the
+text. Large reward models are usually read at the last token alone, ``pool="last"``. A model as small as ours
+would then have to learn to carry a count through the whole text first, from nothing but labels.
+
 What it leaves out, and why: ties (two different texts always have a winner here), a margin in the loss, a
 pull of the scores to mean zero (GRPO and leave-one-out baselines do not see a constant), an ensemble.
 
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogrpo.checkpoint import load_tensors, save_tensors
-from nanogrpo.errors import CheckpointError, OptionError, PairError, check_shape
+from nanogrpo.errors import CheckpointError, OptionError, PairError, check_choice, check_shape
 from nanogrpo.losses import bradley_terry_loss
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.optim import clip_grad_norm
@@ -24,6 +28,7 @@ from nanogrpo.state import TrainState
 from nanogrpo.tokenizer import CharTokenizer
 
 KIND = "reward model"  # in a checkpoint's header
+POOLS = ("sum", "last")
 ROWS = 32  # texts of one forward pass; its activations should fit in a CPU's cache
 
 
@@ -111,11 +116,13 @@ class RewardModel(nn.Module):
         policy: a copy of it, but for the head, is what training starts from: a model that writes lines can
             read them. The policy itself stays as it is.
         tokenizer: of the texts that :meth:`score` is given.
+        pool: "sum", a text scores the sum of its tokens' numbers; "last", the last token's number alone.
     """
 
-    def __init__(self, policy: GPT, tokenizer: CharTokenizer):
+    def __init__(self, policy: GPT, tokenizer: CharTokenizer, pool: str = "sum"):
         super().__init__()
-        self.tokenizer, self.gpt = tokenizer, copy.deepcopy(policy)
+        check_choice("pool", pool, POOLS)
+        self.tokenizer, self.gpt, self.pool = tokenizer, copy.deepcopy(policy), pool
         like = policy.head.weight
         self.gpt.head = nn.Linear(policy.config.n_embd, 1, bias=False, device=like.device, dtype=like.dtype)
         nn.init.zeros_(self.gpt.head.weight)
@@ -123,10 +130,12 @@ class RewardModel(nn.Module):
     def forward(self, ids: Tensor, lens: Tensor) -> Tensor:
         """Scores ``(B,)`` of rows of ids ``(B, T)``, each read at its last token, ``lens - 1``.
 
-        That token has seen the whole text and, since attention is causal, nothing of the padding after it.
+        That token has seen the whole text and, since attention is causal, nothing of the padding after it;
+        nor has the running total.
         """
-        outputs = self.gpt(ids).squeeze(2)  # (B, T), one output at every token
-        return outputs.gather(1, lens.unsqueeze(1) - 1).squeeze(1)  # (B,)
+        outputs = self.gpt(ids).squeeze(2)  # (B, T), one number at every token
+        totals = outputs.cumsum(1) if self.pool == "sum" else outputs
+        return totals.gather(1, lens.unsqueeze(1) - 1).squeeze(1)  # (B,)
 
     def read(self, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """Scores ``(B,)`` of completions, with gradient; texts of about the same length share a pass.
@@ -159,8 +168,8 @@ class RewardModel(nn.Module):
 def save_reward_model(path: str | os.PathLike, model: RewardModel, **notes: str) -> None:
     """Save a reward model with its configuration and alphabet; ``notes`` go into the header."""
     config = json.dumps(asdict(model.gpt.config))
-    header = {"kind": KIND, "config": config, "alphabet": model.tokenizer.chars, **notes}
-    save_tensors(path, model.gpt.state_dict(), header)
+    header = {"kind": KIND, "config": config, "alphabet": model.tokenizer.chars, "pool": model.pool}
+    save_tensors(path, model.gpt.state_dict(), header | notes)
 
 
 def load_reward_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> RewardModel:
@@ -177,7 +186,7 @@ def load_reward_model(path: str | os.PathLike, device: str | torch.device = "cpu
         )
     try:
         gpt, tokenizer = GPT(GPTConfig(**json.loads(header["config"]))), CharTokenizer(header["alphabet"])
-        model = RewardModel(gpt, tokenizer)
+        model = RewardModel(gpt, tokenizer, header["pool"])
         model.gpt.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another version: {error}") from error

@@ -20,6 +20,7 @@ from nanogrpo.grpo import GRPOConfig
 from nanogrpo.grpo import train as grpo_train
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.reward_model import (
+    POOLS,
     Preference,
     RewardModel,
     RewardModelConfig,
@@ -43,9 +44,9 @@ def policy(seed=0, dtype=torch.float32):
     return GPT(GPTConfig(TOKENIZER.vocab_size, block_size=16, n_layer=2, n_head=2, n_embd=16)).to(dtype)
 
 
-def judged(dtype=torch.float32):
+def judged(dtype=torch.float32, pool="sum"):
     """A reward model with opinions: its head is not zero."""
-    model = RewardModel(policy(dtype=dtype), TOKENIZER)
+    model = RewardModel(policy(dtype=dtype), TOKENIZER, pool)
     torch.nn.init.normal_(model.gpt.head.weight, generator=torch.Generator().manual_seed(1))
     return model
 
@@ -128,35 +129,39 @@ def test_an_untrained_reward_model_prefers_nothing_and_leaves_its_policy_alone()
         assert torch.equal(tensor, before[name]), name
 
 
-def test_the_score_is_read_at_the_last_token():
-    model = judged(torch.float64)
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_score_is_read_at_the_last_token(pool):
+    model = judged(torch.float64, pool)
     ids, lens = ids_of("a:bc", width=5)
-    by_hand = model.gpt.hidden(ids)[0, 4] @ model.gpt.head.weight[0]
+    by_token = model.gpt.hidden(ids)[0] @ model.gpt.head.weight[0]
     assert ids[0, 4] == TOKENIZER.eos_id
-    torch.testing.assert_close(model(ids, lens)[0], by_hand)
-    cut = model(ids[:, :4], torch.tensor([4]))  # a text that was cut off is read at its last character
-    torch.testing.assert_close(cut[0], model.gpt.hidden(ids)[0, 3] @ model.gpt.head.weight[0])
+    torch.testing.assert_close(model(ids, lens)[0], by_token.sum() if pool == "sum" else by_token[4])
+    cut = model(ids[:, :4], torch.tensor([4]))[0]  # a text that was cut off is read at its last character
+    torch.testing.assert_close(cut, by_token[:4].sum() if pool == "sum" else by_token[3])
 
 
+@pytest.mark.parametrize("pool", POOLS)
 @given(st.integers(0, 10), st.integers(0, TOKENIZER.vocab_size - 1))
-def test_padding_cannot_change_a_score(extra, fill):
-    model = judged(torch.float64)
+def test_padding_cannot_change_a_score(pool, extra, fill):
+    model = judged(torch.float64, pool)
     ids, lens = ids_of("a:bc", "b:", width=5)
     padded, _ = ids_of("a:bc", "b:", width=5 + extra, fill=fill)
     torch.testing.assert_close(model(padded, lens), model(ids, lens), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("pool", POOLS)
 @given(st.integers(0, TOKENIZER.vocab_size - 1))
-def test_what_stands_in_the_padding_cannot_change_a_bit(fill):
-    model = judged()
+def test_what_stands_in_the_padding_cannot_change_a_bit(pool, fill):
+    model = judged(pool=pool)
     (zeros, lens), (filled, _) = (ids_of("a:bc", "b:", width=12, fill=f) for f in (0, fill))
     assert torch.equal(model(zeros, lens), model(filled, lens))
 
 
-def test_a_padded_text_has_the_gradient_of_the_text_alone():
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_padded_text_has_the_gradient_of_the_text_alone(pool):
     gradients = []
     for width in (3, 12):
-        model = judged(torch.float64)
+        model = judged(torch.float64, pool)
         model(*ids_of("b:", width=width)).sum().backward()
         gradients.append([p.grad for p in model.parameters()])
     for alone, padded in zip(*gradients, strict=True):
@@ -179,6 +184,11 @@ def test_a_text_that_cannot_be_read_is_an_error():
         judged().score(["a:"], ["abc" * 5])
     with pytest.raises(UnknownCharacterError, match="'x' at index 1"):
         judged().score(["a:"], ["ax"])
+
+
+def test_an_unknown_pool_is_refused():
+    with pytest.raises(OptionError, match="pool='mean' is unknown; choose one of 'sum', 'last'"):
+        RewardModel(policy(), TOKENIZER, "mean")
 
 
 def test_its_score_is_a_reward_function():
@@ -269,11 +279,13 @@ def test_no_pairs_are_an_error():
 # Files
 
 
-def test_a_reward_model_comes_back_bit_for_bit(tmp_path):
-    model = judged()
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_reward_model_comes_back_bit_for_bit(tmp_path, pool):
+    model = judged(pool=pool)
     save_reward_model(tmp_path / "model.safetensors", model, seed="3")
     loaded = load_reward_model(tmp_path / "model.safetensors")
-    assert loaded.tokenizer.chars == TOKENIZER.chars and loaded.gpt.config == model.gpt.config
+    assert loaded.pool == pool and loaded.tokenizer.chars == TOKENIZER.chars
+    assert loaded.gpt.config == model.gpt.config
     assert loaded.score(["a:"], ["bcb"]) == model.score(["a:"], ["bcb"])
     assert load_tensors(tmp_path / "model.safetensors")[1]["seed"] == "3"
 
