@@ -1,9 +1,14 @@
 """Lines of the plays, and the hidden judge: what a reader would say by eye, the code says too."""
 
-import pytest
+import math
 
-from nanogrpo.data import load_corpus, split_corpus
-from nanogrpo.errors import CorpusError
+import pytest
+import torch
+
+from nanogrpo import plays
+from nanogrpo.data import alphabet, load_corpus, split_corpus
+from nanogrpo.errors import CorpusError, PairError
+from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.plays import MAX_CHARS, Judge, first_lines, words
 from nanogrpo.tasks import call_reward
 
@@ -77,3 +82,52 @@ def test_every_line_of_the_plays_is_known_to_their_judge(corpus):
     judge = Judge(corpus)
     scores = judge([], [line for _, line in first_lines(corpus)])
     assert min(scores) == 0 and max(scores) <= MAX_CHARS / 5
+
+
+# The recipes
+
+
+@pytest.fixture(scope="module")
+def chatter():
+    """An untrained model and its tokenizer: it writes gibberish, but of many kinds."""
+    torch.manual_seed(0)
+    tokenizer = alphabet(SCENE)
+    return GPT(GPTConfig(tokenizer.vocab_size, block_size=72, n_layer=1, n_head=1, n_embd=8)), tokenizer
+
+
+HEADINGS = [heading for heading, _ in first_lines(SCENE)]
+
+
+def test_fine_tuning_learns_the_first_lines(chatter, monkeypatch):
+    model, tokenizer = chatter
+    seen = []
+    monkeypatch.setattr(plays.sft, "train", lambda *args: iter(seen.append(args) or [{"step": 1}]))
+    assert list(plays.sft_on_lines(model, tokenizer, SCENE)) == [{"step": 1}]
+    assert seen == [(model, tokenizer, first_lines(SCENE), plays.LINES_CONFIG)]
+
+
+def test_pairs_are_two_different_completions_of_one_heading(chatter):
+    pairs = plays.sample_pairs(*chatter, HEADINGS, count=300, seed=0)
+    assert len(pairs) == 300 and {prompt for prompt, _, _ in pairs} == set(HEADINGS)
+    assert all(a != b for _, a, b in pairs) and len(set(pairs)) == 300
+    assert max(len(a) for _, a, _ in pairs) <= plays.MAX_NEW_TOKENS
+    assert pairs == plays.sample_pairs(*chatter, HEADINGS, count=300, seed=0)
+    assert pairs[:5] != plays.sample_pairs(*chatter, HEADINGS, count=5, seed=1)
+
+
+def test_a_model_that_always_writes_the_same_gives_no_pairs(chatter, monkeypatch):
+    monkeypatch.setattr(plays, "sample_texts", lambda *args, **options: ["Ay."] * 2 * plays.PROMPTS)
+    with pytest.raises(PairError, match="two equal texts"):
+        plays.sample_pairs(*chatter, HEADINGS, count=1, seed=0)
+
+
+def test_labels_follow_the_judge_up_to_noise():
+    pairs = [("All:\n", "hours", "sad hours seem long"), ("All:\n", "Speak", "xx")] * 500
+    cold, scores = plays.judge_pairs(JUDGE, pairs, temperature=0.01, seed=0)
+    assert {(p.chosen, p.rejected) for p in cold} == {("sad hours seem long", "hours"), ("Speak", "xx")}
+    assert scores.tolist() == [[3, 1], [1, -1]] * 500
+    warm, scores = plays.judge_pairs(JUDGE, pairs, temperature=2.0, seed=0)
+    for preference, (chosen, rejected) in zip(warm, scores.tolist(), strict=True):
+        assert (JUDGE.score(preference.chosen), JUDGE.score(preference.rejected)) == (chosen, rejected)
+    share = (scores[:, 0] > scores[:, 1]).double().mean().item()
+    assert share == pytest.approx(1 / (1 + math.exp(-1)), abs=4 * 0.5 / 1000**0.5)
