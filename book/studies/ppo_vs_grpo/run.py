@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -146,6 +146,8 @@ def tuned(method: str):
 
 def comparison() -> None:
     """The declared comparison: fresh seeds, tuned settings."""
+    settings = {method: asdict(tuned(method)) for method in ("grpo", "ppo")}
+    (HERE / "comparison" / "settings.json").write_text(json.dumps(settings, indent=2) + "\n")
     for seed in SEEDS:
         run("comparison", "grpo", seed, tuned("grpo"))
         run("comparison", "ppo", seed, tuned("ppo"))
