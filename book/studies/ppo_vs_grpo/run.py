@@ -169,9 +169,9 @@ def rungs() -> dict[str, object]:
     length = replace(std, aggregation="sequence_mean")
     inner = replace(length, num_iterations=2, num_mini_batches=2)
     return {
-        "reinforce": replace(one, baseline="none"),
+        "reinforce": replace(one, advantage="none"),
         "group-mean": one,
-        "leave-one-out": replace(one, baseline="leave_one_out"),
+        "leave-one-out": replace(one, advantage="leave_one_out"),
         "std": std,
         "length": length,
         "inner-epochs": inner,
