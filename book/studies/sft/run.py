@@ -24,8 +24,9 @@ from nanogrpo.tokenizer import CharTokenizer
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2, 3, 4)
-EVERY = 20
-PLAYS = {"learning_rate": 3e-4, "batch_size": 32, "max_steps": 120}
+PLAYS_EVERY, ADDITION_EVERY = 10, 20
+HELD_OUT = 400
+PLAYS = {"learning_rate": 3e-4, "batch_size": 32, "max_steps": 60}
 ADDITION_STEPS, PROBLEMS, SAMPLES = 500, 300, 16
 
 Pair = tuple[str, str]
@@ -61,15 +62,15 @@ def held_out_loss(model: GPT, tokenizer: CharTokenizer, pairs: list[Pair]) -> di
 
 
 def plays(seed: int, masked: bool) -> Iterator[dict[str, float]]:
-    """One fine-tuning of the shipped model; a row every 20 steps."""
+    """One fine-tuning of the shipped model; a row every 10 steps."""
     model, tokenizer = weights.load("tinyshakespeare")
     training, test = (first_lines(part) for part in split_corpus(load_corpus()))
     head = {"run": run_name(masked), "seed": seed}
-    yield head | {"step": 0} | held_out_loss(model, tokenizer, test[:600])
+    yield head | {"step": 0} | held_out_loss(model, tokenizer, test[:HELD_OUT])
     examples = training if masked else with_prompt(training)
     for row in sft.train(model, tokenizer, examples, sft.SFTConfig(**PLAYS, seed=seed)):
-        if row["step"] % EVERY == 0:
-            yield head | {"step": row["step"]} | held_out_loss(model, tokenizer, test[:600])
+        if row["step"] % PLAYS_EVERY == 0:
+            yield head | {"step": row["step"]} | held_out_loss(model, tokenizer, test[:HELD_OUT])
 
 
 def signal(model: GPT, task: Addition) -> dict[str, float]:
@@ -92,7 +93,7 @@ def addition(seed: int, masked: bool) -> Iterator[dict[str, float]]:
     examples = examples if masked else with_prompt(examples)
     config = sft.SFTConfig(max_steps=ADDITION_STEPS, seed=seed)
     for row in sft.train(model, task.tokenizer, examples, config):
-        if row["step"] % EVERY == 0:
+        if row["step"] % ADDITION_EVERY == 0:
             yield {"run": run_name(masked), "seed": seed, "step": row["step"]} | signal(model, task)
 
 
@@ -101,8 +102,8 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=["plays", "addition"], default=["plays", "addition"])
     parts = parser.parse_args().parts
     torch.set_num_threads(1)  # a second thread costs such small models more than it brings
-    (HERE / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     for name in parts:
+        (HERE / f"{name}.json").write_text(json.dumps(environment(), indent=2) + "\n")
         with CSVLog(HERE / f"{name}.csv") as log:
             for seed in SEEDS:
                 for masked in (True, False):
