@@ -67,6 +67,10 @@ class LogError(NanoGRPOError, OSError):
     """A log cannot be written or read."""
 
 
+class RunError(NanoGRPOError, ValueError):
+    """A run's folder holds another run than the one asked for, or none."""
+
+
 class FaultError(NanoGRPOError, RuntimeError):
     """A fault cannot be planted, because the text that it replaces has changed, or not be examined."""
 

@@ -17,7 +17,7 @@ from nanogrpo.errors import GroupSizeError, OptionError, check_choice
 from nanogrpo.experience import Groups, collect, logprobs_under, microbatches, minibatches
 from nanogrpo.experience import describe as describe  # where they used to be
 from nanogrpo.experience import sample as sample
-from nanogrpo.kl import entropy
+from nanogrpo.kl import entropy, kl_k3
 from nanogrpo.losses import AGGREGATIONS, KL_ESTIMATORS, Denominators, aggregate, grpo_loss
 from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
@@ -134,7 +134,8 @@ def train(
     the model stands as the last finished update left it.
 
     ``reward`` and what stands beside it describe all that was sampled; the loss and what stands beside it are
-    means over the updates of the step.
+    means over the updates of the step. ``kl``, in nats a token, is the estimate that the loss charges for;
+    where it charges for none, it is k3 at the time of sampling.
 
     Args:
         model: the policy, usually after :mod:`nanogrpo.sft`.
@@ -193,7 +194,8 @@ def compare(groups: Groups, reference: GPT | None, config: GRPOConfig) -> tuple[
         kl = KL_ESTIMATORS[config.estimator](
             rollout.logprobs, ref_logprobs, rollout.completion_mask
         )  # (B, T)
-        kl_metric = {"kl": (kl.sum() / rollout.completion_mask.sum()).item()}
+        shown = kl_k3(rollout.logprobs, ref_logprobs, rollout.completion_mask)  # whatever is charged
+        kl_metric = {"kl": (shown.sum() / rollout.completion_mask.sum()).item()}
         if config.beta:
             rewards = rewards - config.beta * kl.sum(1).to(rewards).view_as(rewards)  # (P, G)
     advantages = baseline_advantages(rewards, config.advantage, config.scale_rewards).to(rollout.logprobs)

@@ -19,17 +19,21 @@ class CSVLog:
 
     Args:
         path: the file; its folder is made. An older file of that name is replaced.
+        append: go on with a file that :func:`cut_log` has left whole.
 
     Raises:
         LogError: the folder or file cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, append: bool = False):
         self.path = Path(path)
         self.columns: list[str] | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "w", newline="", encoding="utf-8")
+            if append and self.path.exists():
+                with open(self.path, newline="", encoding="utf-8") as file:
+                    self.columns = next(csv.reader(file), None)
+            self._file = open(self.path, "a" if append else "w", newline="", encoding="utf-8")
         except OSError as error:
             raise LogError(
                 f"cannot write the log {self.path}: {error.strerror}; choose a folder you may write to"
@@ -59,6 +63,10 @@ class CSVLog:
             raise LogError(
                 f"cannot write to the log {self.path}: {error.strerror}; free some space"
             ) from error
+
+    def sync(self) -> None:
+        """Wait until the rows are on the disk itself, and not only with the operating system."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -101,6 +109,49 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[float]]:
                     f"{path}, line {number}: {name}={value!r} is no number; the log is damaged"
                 ) from None
     return columns
+
+
+def cut_log(path: str | os.PathLike, step: int) -> str:
+    """Cut a log back to the rows up to ``step``, which stay as they are, to the byte; say what was dropped.
+
+    A run that was killed has logged steps that its last checkpoint knows nothing of; it will make them again.
+
+    Returns:
+        What was dropped, to be shown, or an empty string.
+
+    Raises:
+        LogError: a row up to ``step`` is not there or damaged, or the file cannot be read or written.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        torn = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+        steps = _steps(path, lines)
+        if steps[:step] != list(range(1, step + 1)):
+            raise LogError(
+                f"the checkpoint is of step {step}, but the log {path} does not hold all rows up to it; "
+                "restore the log, or start the run anew"
+            )
+        late = len(steps) - step
+        dropped = [f"{late} row(s) after step {step}"] * (late > 0) + ["a torn last line"] * bool(torn)
+        if dropped:
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            part.write_bytes(b"".join(lines[: step + 1]))
+            os.replace(part, path)
+    except OSError as error:
+        if isinstance(error, LogError):
+            raise
+        raise LogError(f"cannot cut the log {path}: {error.strerror}") from error
+    return f"dropped from {path}: {' and '.join(dropped)}" if dropped else ""
+
+
+def _steps(path: Path, lines: list[bytes]) -> list[int]:
+    """The numbers in a log's column ``step``."""
+    rows = list(csv.reader(line.decode() for line in lines))
+    try:
+        return [int(row[rows[0].index("step")]) for row in rows[1:]]
+    except (ValueError, IndexError) as error:
+        raise LogError(f"the log {path} has a damaged column step, or none: {error}") from error
 
 
 def logged(rows: Iterator[dict[str, float]], path: str | os.PathLike) -> Iterator[dict[str, float]]:

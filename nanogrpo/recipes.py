@@ -10,6 +10,7 @@ import torch
 from nanogrpo import sft
 from nanogrpo.evaluate import pass_at_k, success_counts
 from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.state import TrainState
 from nanogrpo.tasks import Addition, Problem, exact_match
 
 
@@ -22,17 +23,36 @@ def new_policy(task: Addition, seed: int, device: str | torch.device = "cpu") ->
 
 
 def sft_until(
-    model: GPT, task: Addition, target: float = 0.3, seed: int = 0, every: int = 10
+    model: GPT,
+    task: Addition,
+    target: float = 0.3,
+    seed: int = 0,
+    every: int = 10,
+    *,
+    config: sft.SFTConfig | None = None,
+    state: TrainState | None = None,
+    accuracy: float = 0.0,
 ) -> Iterator[dict[str, float]]:
     """Fine-tune on right answers until ``target`` of the sampled answers are right; yield metrics.
 
     Small models learn addition at a jump, at a step that differs from seed to seed, so the run is stopped by
     watching the accuracy (on 500 held-out problems, every ``every`` steps) and not by counting steps.
+
+    Args:
+        model: is trained in place.
+        task: whose training problems are the examples.
+        target: share of right answers.
+        seed: of the batches, where there is no ``config``.
+        every: steps between two measurements.
+        config: the options of :mod:`nanogrpo.sft`.
+        state: to go on with a run that was saved.
+        accuracy: the last one that this run has logged.
     """
+    if accuracy >= target:
+        return
     training, held_out = task.split()
     examples = [(row["prompt"], row["answer"]) for row in training]
-    accuracy = 0.0
-    for row in sft.train(model, task.tokenizer, examples, sft.SFTConfig(seed=seed)):
+    for row in sft.train(model, task.tokenizer, examples, config or sft.SFTConfig(seed=seed), state):
         if row["step"] % every == 0:
             accuracy = measure(model, task, held_out[:500])["accuracy"]
         yield row | {"accuracy": accuracy}

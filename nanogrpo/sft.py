@@ -19,7 +19,15 @@ from nanogrpo.tokenizer import CharTokenizer
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Options of :func:`train`; names as in TRL where it has them."""
+    """Options of :func:`train`; names as in TRL where it has them.
+
+    Attributes:
+        learning_rate: of AdamW.
+        batch_size: examples a step.
+        max_steps: how many steps the generator yields at most.
+        max_grad_norm: the gradient is scaled down to this length.
+        seed: of the batches.
+    """
 
     learning_rate: float = 1e-3
     batch_size: int = 64

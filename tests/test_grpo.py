@@ -218,10 +218,10 @@ def test_the_kl_in_the_reward_is_a_sum_over_tokens_and_its_group_mean_cancels(mo
     advantages, metrics = compare(groups, policy(), config)
     # Penalties 0.25, 0.75 and 0.5, 0.75; rewards 0.75, -0.75 and 0.5, 0.25; then less the group's mean.
     torch.testing.assert_close(advantages, torch.tensor([[0.75, -0.75], [0.125, -0.125]]))
-    assert metrics["kl"] == 0.5
+    assert metrics["kl"] == pytest.approx(math.exp(-0.5) - 0.5), "k3 is logged, k1 is charged"
     k2, metrics = compare(groups, policy(), replace(config, kl_estimator="k2"))
     torch.testing.assert_close(k2, torch.tensor([[0.5625, -0.5625], [0.03125, -0.03125]]))
-    assert metrics["kl"] == 0.125
+    assert metrics["kl"] == pytest.approx(math.exp(-0.5) - 0.5)
 
 
 def test_which_estimator_is_used_where_none_is_named():

@@ -4,6 +4,7 @@ The colors are those of Okabe and Ito (2008), which stay apart for color-blind r
 that reads the same in a light and in a dark page.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -29,6 +30,12 @@ LABELS = {
     "clip_ratio/region_mean": "share of clipped tokens",
     "completions/mean_length": "mean length (tokens)",
     "completions/clipped_ratio": "share of truncated completions",
+    "advantage_abs_mean": "mean size of the advantage",
+    "groups_sampled": "groups sampled in a step",
+    "value_loss": "value loss (squared units of the reward)",
+    "explained_variance": "share of the variance that the critic explains",
+    "margin": "reward of chosen less rejected (nats)",
+    "learning_rate": "learning rate",
 }
 
 Columns = Mapping[str, Sequence[float]]
@@ -85,4 +92,16 @@ def plot_runs(
     how = f": every step thin, mean of {window} steps thick" if window > 1 else ""
     figure.suptitle(" and ".join(runs) + how, fontsize=9, color="#555555")
     figure.tight_layout()
+    return figure
+
+
+def describe_runs(
+    figure: Figure, runs: Mapping[str, Columns], metric: str, x: str = "step", window: int = 10
+) -> Figure:
+    """Give a figure of :func:`plot_runs` a title and a caption, so that it explains itself anywhere."""
+    what, along = LABELS.get(metric, metric), LABELS.get(x, x)
+    figure.suptitle(f"{what[0].upper()}{what[1:]}, by {along}", fontsize=11, x=0.02, ha="left")
+    lengths = [f"{name}: {len(columns[metric])} steps" for name, columns in runs.items()]
+    lines = f"Thin: every step. Thick: mean of the last {window} steps. One run each; {', '.join(lengths)}."
+    figure.text(0.02, 0.0, textwrap.fill(lines, 78), fontsize=8, color="#555555", ha="left", va="top")
     return figure
