@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import random
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -27,7 +26,7 @@ from nanogrpo.weights import load
 HERE = Path(__file__).parent
 RUNS = HERE / "runs"  # one log a run, to go on after a stop; not committed
 TASK = Addition()
-STEPS, EVALUATE_EVERY = 80, 10
+STEPS, SHORT, EVALUATE_EVERY = 80, 40, 10
 RATES = (1e-4, 2e-4, 4e-4, 8e-4)
 TUNING_SEEDS, SEEDS, CONTROL_SEEDS, FEW = range(100, 102), range(10), range(10, 20), range(5)
 
@@ -40,7 +39,7 @@ def run(phase: str, name: str, seed: int, config, reward_fn: Callable = exact_ma
     """One run: its metrics step by step, and its success every few steps, each to a log of its own."""
     log = RUNS / phase / f"{name}--{seed}.csv"
     success = log.with_suffix(".success")
-    if success.exists() and len(read_csv(success)["step"]) == STEPS // EVALUATE_EVERY + 1:
+    if success.exists() and read_csv(success)["step"][-1] == config.max_steps:
         return
     config = replace(config, seed=seed)
     (model, _), (reference, _), problems = load("addition"), load("addition"), test_problems(TASK)
@@ -48,7 +47,9 @@ def run(phase: str, name: str, seed: int, config, reward_fn: Callable = exact_ma
     rows = trainer.train(model, TASK.tokenizer, TASK.split()[0], reward_fn, config)
     with CSVLog(success) as evaluations:
         evaluations.write(evaluate(0, model, reference, problems))
-        for row in tqdm(logged(rows, log), total=STEPS, desc=f"{phase} {name} {seed}", mininterval=10):
+        for row in tqdm(
+            logged(rows, log), total=config.max_steps, desc=f"{phase} {name} {seed}", mininterval=10
+        ):
             if row["step"] % EVALUATE_EVERY == 0:
                 evaluations.write(evaluate(row["step"], model, reference, problems))
 
@@ -165,7 +166,9 @@ def controls() -> None:
 
 def rungs() -> dict[str, object]:
     """From REINFORCE to GRPO, one change at a time."""
-    one = replace(tuned("grpo"), num_mini_batches=1, aggregation="token_mean", scale_rewards="none")
+    one = replace(
+        tuned("grpo"), max_steps=SHORT, num_mini_batches=1, aggregation="token_mean", scale_rewards="none"
+    )
     std = replace(one, scale_rewards="group")
     length = replace(std, aggregation="sequence_mean")
     inner = replace(length, num_iterations=2, num_mini_batches=2)
@@ -179,6 +182,7 @@ def rungs() -> dict[str, object]:
         "kl": replace(inner, beta=0.04),
         "critic": replace(
             PPO,
+            max_steps=SHORT,
             learning_rate=one.learning_rate,
             critic_learning_rate=tuned("ppo").critic_learning_rate,
             num_mini_batches=1,
@@ -195,10 +199,11 @@ def ladder() -> None:
 
 def parts() -> dict[str, object]:
     """PPO as tuned, and with one part removed or replaced."""
-    full = tuned("ppo")
+    full = replace(tuned("ppo"), max_steps=SHORT)
     return {
         "full": full,
         "lambda-0": replace(full, lam=0.0),
+        "lambda-0.95": replace(full, lam=0.95),
         "no-whitening": replace(full, whiten_advantages=False),
         "value-warmup": replace(full, value_warmup_steps=10),
         "head": replace(full, critic="head"),
@@ -209,12 +214,8 @@ def parts() -> dict[str, object]:
 
 
 def ablation() -> None:
-    """Every part on a few seeds; the full PPO has run already, in the comparison."""
-    (RUNS / "ablation").mkdir(parents=True, exist_ok=True)
+    """Every part on a few seeds."""
     for seed in FEW:
-        for ending in (".csv", ".success"):
-            name = f"--{seed}{ending}"
-            shutil.copy(RUNS / "comparison" / f"ppo{name}", RUNS / "ablation" / f"full{name}")
         for name, config in parts().items():
             run("ablation", name, seed, config)
 
