@@ -128,11 +128,16 @@ def bar_text(box: dict, state: dict) -> str | None:
 
 
 def flatten_bars(nb):
-    """Store tqdm's widgets as the text they end with: it needs no kernel and no script, and has a theme."""
+    """Store tqdm's widgets as the text they end with: it needs no kernel and no script, and has a theme.
+
+    A widget that brings a picture of its own, as the dashboard does, is stored as that for the same reasons.
+    """
     state, shown = widget_state(nb), []
     for cell in nb.cells:
         kept = []
         for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                output.data.pop(VIEW, None)
             name = output.get("data", {}).get(VIEW, {}).get("model_id")
             text = bar_text(state[name], state) if name in state else None
             if text:
