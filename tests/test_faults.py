@@ -4,7 +4,8 @@ import pytest
 
 from nanogrpo.errors import FaultError
 from nanogrpo.teach import faults
-from nanogrpo.teach.faults import FAULTS, ROOT, Fault, Verdict, examine, examine_all, planted
+from nanogrpo.teach.collection import FAULTS, Fault, planted
+from nanogrpo.teach.faults import ROOT, Verdict, examine, examine_all
 
 # What a reader must find in the message of the test that fails.
 SAYS = {
@@ -29,7 +30,7 @@ SAYS = {
     "fast path: EOS left out of the mask": "EOS left out of the mask",
 }
 each = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-ABSENT = Fault("absent", "kl.py", (("no such text", ""),), "", "", "test_kl.py")
+ABSENT = Fault("absent", "kl.py", (("no such text", ""),), "", "", "", "test_kl.py")
 
 
 @each
@@ -78,7 +79,7 @@ def test_the_command_describes_picks_and_counts(monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_harmless_change_is_not_reported_as_caught():
     edit = ("return torch.expm1(delta) - delta", "return -delta + torch.expm1(delta)")
-    assert examine(Fault("harmless", "kl.py", (edit,), "", "", "test_kl.py")).caught_by == ""
+    assert examine(Fault("harmless", "kl.py", (edit,), "", "", "", "test_kl.py")).caught_by == ""
 
 
 @pytest.mark.slow
