@@ -15,7 +15,7 @@ from torch import Tensor
 from nanogrpo.advantages import baseline_advantages, overlong_penalty
 from nanogrpo.errors import GroupSizeError, OptionError, check_choice
 from nanogrpo.experience import Groups, collect, logprobs_under, microbatches, minibatches
-from nanogrpo.experience import describe as describe  # where they used to be
+from nanogrpo.experience import describe as describe  # part of this module, too
 from nanogrpo.experience import sample as sample
 from nanogrpo.kl import entropy, kl_k3
 from nanogrpo.losses import AGGREGATIONS, KL_ESTIMATORS, Denominators, aggregate, grpo_loss
@@ -163,14 +163,14 @@ def train(
         if config.mask_truncated_completions:
             kept = rollout.completion_mask & ~rollout.truncated.unsqueeze(1)  # (B, T)
             rollout = replace(rollout, completion_mask=kept)
-        updates = []
-        for prompts in minibatches(
-            len(advantages), config.num_iterations, config.num_mini_batches, config.seed, step
-        ):
-            part, where = rollout.pick(prompts), f"GRPO step {step}"
-            updates.append(
-                improve(model, reference, state.optimizer, part, advantages[prompts], config, where)
+        passes = (config.num_iterations, config.num_mini_batches, config.seed)
+        updates = [
+            improve(
+                model, reference, state.optimizer, rollout.pick(prompts), advantages[prompts], config,
+                f"GRPO step {step}",
             )
+            for prompts in minibatches(len(advantages), *passes, step)
+        ]  # fmt: skip
         update = {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
         state.step, state.num_tokens = step, state.num_tokens + int(sampled.rollout.completion_mask.sum())
         yield {"step": step, "num_tokens": state.num_tokens, **sampled.metrics(config), **judged, **update}
@@ -191,13 +191,11 @@ def compare(groups: Groups, reference: GPT | None, config: GRPOConfig) -> tuple[
         rewards = rewards + fines.to(rewards).view_as(rewards)  # (P, G)
     if reference is not None and not config.kl_in_loss:
         ref_logprobs = logprobs_under(reference, rollout, config.temperature)  # (B, T)
-        kl = KL_ESTIMATORS[config.estimator](
-            rollout.logprobs, ref_logprobs, rollout.completion_mask
-        )  # (B, T)
-        shown = kl_k3(rollout.logprobs, ref_logprobs, rollout.completion_mask)  # whatever is charged
-        kl_metric = {"kl": (shown.sum() / rollout.completion_mask.sum()).item()}
+        sampled = (rollout.logprobs, ref_logprobs, rollout.completion_mask)
+        kl_metric = {"kl": (kl_k3(*sampled).sum() / rollout.completion_mask.sum()).item()}
         if config.beta:
-            rewards = rewards - config.beta * kl.sum(1).to(rewards).view_as(rewards)  # (P, G)
+            fines = config.beta * KL_ESTIMATORS[config.estimator](*sampled).sum(1)  # (B,)
+            rewards = rewards - fines.to(rewards).view_as(rewards)  # (P, G)
     advantages = baseline_advantages(rewards, config.advantage, config.scale_rewards).to(rollout.logprobs)
     return advantages, {"advantage_abs_mean": advantages.abs().mean().item(), **kl_metric}
 
