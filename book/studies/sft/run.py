@@ -25,8 +25,8 @@ from nanogrpo.tokenizer import CharTokenizer
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2, 3, 4)
 PLAYS_EVERY, ADDITION_EVERY = 10, 20
-HELD_OUT = 400
-PLAYS = {"learning_rate": 3e-4, "batch_size": 32, "max_steps": 60}
+HELD_OUT = 200
+PLAYS = {"learning_rate": 3e-4, "batch_size": 16, "max_steps": 40}
 ADDITION_STEPS, PROBLEMS, SAMPLES = 500, 300, 16
 
 Pair = tuple[str, str]
