@@ -156,6 +156,15 @@ def comparison() -> None:
         run("comparison", "ppo-256x1", seed, replace(tuned("ppo"), group_size=1, prompts_per_step=256))
 
 
+def prompts() -> None:
+    """Added after the comparison was seen: is it the prompts or the critic that 256 x 1 profits from?"""
+    for seed in SEEDS:
+        for P, G in ((64, 4), (128, 2)):
+            name, each = f"{P}x{G}", {"group_size": G, "prompts_per_step": P}
+            run("prompts", f"grpo-{name}", seed, replace(tuned("grpo"), **each))
+            run("prompts", f"ppo-{name}", seed, replace(tuned("ppo"), **each))
+
+
 def controls() -> None:
     """Nothing against nothing: the same method twice, and rewards that say nothing."""
     for seed in CONTROL_SEEDS:
@@ -240,7 +249,7 @@ def timing(rounds: int = 30) -> None:
 
 
 PHASES: dict[str, Callable[[], None]] = {
-    phase.__name__: phase for phase in (tuning, comparison, controls, ladder, ablation, timing)
+    phase.__name__: phase for phase in (tuning, comparison, prompts, controls, ladder, ablation, timing)
 }
 
 
