@@ -19,7 +19,7 @@ from nanogrpo.tokenizer import CharTokenizer
 MAX_CHARS = 48  # of a line; seven first lines in eight are no longer
 MAX_NEW_TOKENS = MAX_CHARS + 1  # the end is a token, too
 TEMPERATURE = 1.0  # of the judge's labels, in its points
-LINES_CONFIG = sft.SFTConfig(learning_rate=5e-4, batch_size=64, max_steps=300, seed=0)
+LINES_CONFIG = sft.SFTConfig(learning_rate=5e-4, batch_size=64, max_steps=50, seed=0)
 PROMPTS = 256  # of one pass of `sample_pairs`
 
 
