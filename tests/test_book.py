@@ -1,6 +1,7 @@
 """The chapters as they are stored, and the rendered book as a browser shows it with the network closed."""
 
 import functools
+import gzip
 import http.server
 import re
 import shutil
@@ -16,8 +17,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
-from clean import clean, machine_paths, problems  # noqa: E402
+from clean import clean, machine_paths, problems, widget_state  # noqa: E402
 from execute import chapters  # noqa: E402
+from vendor import fetch, unpack  # noqa: E402
 
 CHAPTERS = chapters(ROOT)
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
@@ -93,7 +95,8 @@ def visit(browser, address):
         context.set_default_timeout(120_000)  # a busy machine typesets slowly
         contexts.append(context)
         page = context.new_page()
-        page.trouble = []
+        page.trouble, page.answers = [], []
+        page.on("response", page.answers.append)
 
         def route(request_route):
             inside = request_route.request.url.startswith(address)
@@ -195,3 +198,83 @@ def test_the_quickstart_shows_its_plot_and_its_table(visit):
     assert plots and max(plots) > 300
     tables = page.locator(".cell_output table").evaluate_all("all => all.map(t => t.rows.length)")
     assert tables and max(tables) > 2
+
+
+AXE = (
+    "axe-core@4.14.1",
+    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+)
+CHECK = """() => axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) =>
+  violations.flatMap(({ id, nodes }) => nodes.map(({ target }) => `${id}: ${target}`)))"""
+# What the theme itself does wrong, on every page.
+OF_THE_THEME = re.compile(r"label-content-name-mismatch: .*search")
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    """The accessibility checker axe-core, brought in from npm for the tests and never committed."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed, and brings axe-core, which checks accessibility")
+    folder = tmp_path_factory.mktemp("axe")
+    try:
+        unpack(fetch(*AXE, folder), r"axe\.min\.js", folder)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"axe-core, which checks accessibility, could not be brought in: {error}")
+    return (folder / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_accessible(visit, axe, name, theme):
+    page = visit(name, theme)
+    page.wait_for_function(TYPESET)
+    page.evaluate("document.querySelectorAll('details').forEach(e => (e.open = true))")
+    page.evaluate(axe)
+    assert [found for found in page.evaluate(CHECK) if not OF_THE_THEME.match(found)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_with_all_that_it_loads_is_light(visit, name):
+    """At most 1.5 MB, where text travels compressed, as a server sends it, and the rest as it is."""
+    page = visit(name)
+    page.wait_for_function(TYPESET)
+    weights = {}
+    for answer in page.answers:
+        if answer.ok and answer.url.startswith("http"):
+            kind, body = answer.headers.get("content-type", ""), answer.body()
+            text = re.search("text|javascript|json|svg|xml", kind)
+            weights[answer.url.rsplit("/", 1)[1]] = len(gzip.compress(body, 6) if text else body)
+    assert sum(weights.values()) <= 1.5e6, sorted(weights.items(), key=lambda item: -item[1])[:8]
+
+
+@per_chapter
+def test_the_widgets_of_a_page_bring_little_code(path):
+    """At most 60 KB: all their scripts as they stand in the page, compressed together with it."""
+    models = widget_state(nbformat.read(path, as_version=4)).values()
+    code = "\n".join(model["state"].get("_esm", "") for model in models)
+    assert len(gzip.compress(code.encode(), 6)) <= 60_000
+
+
+@per_chapter
+def test_no_chapter_needs_the_widget_manager(path):
+    """Any widget but a browser widget would load RequireJS and the manager, 0.9 MB, for all of its page."""
+    for output in (o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])):
+        view = output.get("data", {}).get("application/vnd.jupyter.widget-view+json")
+        models = widget_state(nbformat.read(path, as_version=4)) if view else {}
+        assert not view or models[view["model_id"]]["model_module"] == "anywidget"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not any(path.stem == "explorers" for path in CHAPTERS), reason="no explorers in _toc.yml yet"
+)
+def test_the_rollout_viewer_links_to_the_lines_of_today(visit):
+    from nanogrpo.show.source import source_link
+    from nanogrpo.show.widgets.rollouts import SOURCES
+
+    page = visit("book/explorers")
+    for what, name in SOURCES.items():
+        viewer = page.get_by_role("group", name="A run of GRPO, token by token")
+        assert viewer.get_by_role("link", name=what, exact=True).get_attribute("href") == source_link(name)

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -265,6 +266,16 @@ def test_links_lead_to_the_lines_of_the_package():
     assert RolloutViewer.of(LOG).sources["clip"]["url"] == source_link("nanogrpo.losses.clipped_surrogate")
     with pytest.raises(AttributeError):
         source_link("nanogrpo.losses.nothing")
+
+
+def test_the_book_counts_the_lines_anew_when_it_is_built():
+    sys.path.insert(0, str(ROOT / "book" / "_ext"))
+    from static_site import relink
+
+    name = SOURCES["clip"]
+    now = json.dumps({"sources": RolloutViewer.of(LOG).sources, "other": "stays"})
+    then = re.sub(r"#L\d+-L\d+", "#L1-L2", now)
+    assert then != now and relink(then) == now and source_link(name) in now
 
 
 # --- read-outs at the limits

@@ -29,6 +29,11 @@ def call(browser, widget: str, function: str, rows: list[tuple]) -> list:
 
 def mount(context, widgets: list):
     """A page that shows the widgets as the book does: stored state, the book's host script, no network."""
+    return mount_state(context, [stored_state(widget) for widget in widgets])
+
+
+def mount_state(context, states: list[dict]):
+    """The same for states as a notebook stores them."""
     page = context.new_page()
     page.trouble = []
 
@@ -39,10 +44,7 @@ def mount(context, widgets: list):
     page.route(re.compile("^(?!blob:)"), refuse)
     page.on("console", lambda m: page.trouble.append(f"console: {m.text}") if m.type == "error" else None)
     page.on("pageerror", lambda error: page.trouble.append(f"script: {error}"))
-    models = {
-        str(i): {"model_module": "anywidget", "state": stored_state(widget)}
-        for i, widget in enumerate(widgets)
-    }
+    models = {str(i): {"model_module": "anywidget", "state": state} for i, state in enumerate(states)}
     kind = "application/vnd.jupyter.widget"
     state = json.dumps({"state": models}).replace("</", "<\\/")
     views = [f'<script type="{kind}-view+json">{{"model_id": "{name}"}}</script>' for name in models]
@@ -53,7 +55,7 @@ def mount(context, widgets: list):
     )
     ready = "n => document.querySelectorAll('output').length >= n"
     try:
-        page.wait_for_function(ready, arg=len(widgets), timeout=10_000)
+        page.wait_for_function(ready, arg=len(states), timeout=10_000)
     except Exception as error:
         raise AssertionError(f"a widget was not drawn: {page.trouble}") from error
     return page

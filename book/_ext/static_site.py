@@ -3,6 +3,7 @@
 - Scripts that `vendor.py` brought in are served by the book itself; without them the defaults (CDNs) stay.
 - Widgets are run by `widgets-host.js`, which loads the widget manager only where one of them needs it.
 - The Colab badge, which a notebook must name by a remote address to show it on Colab, is served here too.
+- A widget that links to lines of the package gets their numbers as they are now, not as when it was run.
 - sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
 - The theme's second search field is dropped.
 - A docstring may name an object of the package by the end of its path, if only one ends so.
@@ -20,6 +21,7 @@ from sphinx.util.nodes import make_refnode
 
 COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 MODULE_LINE = re.compile(r"^::: (nanogrpo(?:\.\w+)*)$", re.MULTILINE)
+SOURCE_LINK = re.compile(r'"name": "(nanogrpo[\w.]+)", "url": "[^"]*"')
 MODULE_BLOCK = "## `{0}`\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
 
 
@@ -64,6 +66,20 @@ def clean_page(app, pagename, templatename, context, doctree):
         context["body"] = context["body"].replace(COLAB_BADGE, badge)
 
 
+def relink(text: str) -> str:
+    """The state of widgets, with the present lines of every function that it links to."""
+    from nanogrpo.show.source import source_link
+
+    return SOURCE_LINK.sub(lambda match: f'"name": "{match[1]}", "url": "{source_link(match[1])}"', text)
+
+
+def relink_widgets(app, pagename, templatename, context, doctree):
+    for script in context["script_files"]:
+        attributes = getattr(script, "attributes", {})
+        if "widget-state" in str(attributes.get("type")):
+            attributes["body"] = relink(attributes["body"])
+
+
 def _describe(script) -> str:
     return f"{getattr(script, 'filename', script)} {getattr(script, 'attributes', '')}".lower()
 
@@ -74,6 +90,7 @@ def setup(app):
     app.connect("source-read", expand_modules)
     app.connect("missing-reference", find_by_ending)
     app.connect("html-page-context", clean_page, priority=900)
+    app.connect("html-page-context", relink_widgets, priority=901)
     # The theme's Font Awesome replaces icon elements; nested, the widgets keep theirs.
     app.add_js_file(None, body='window.FontAwesomeConfig = { autoReplaceSvg: "nest" };', priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -212,7 +212,7 @@ class Dashboard:
         return (
             '<div class="needs-kernel"><p><strong>This dashboard needs a kernel.</strong> '
             "Here is its last state; run the cell, in Jupyter or on Colab, to take it in hand.</p>"
-            f"<p>{html.escape(self.message)} learning rate {rate:.1e}, beta {beta:.2f}.</p>"
+            f"<p>{html.escape(self.message)} Learning rate {rate:.1e}, beta {beta:.2f}.</p>"
             f"{self.curves.value}</div>"
         )
 

@@ -5,7 +5,15 @@ the notebook, so the figure works in the rendered page as it does in JupyterLab 
 that a reader sees is also written in Python, in the widget's module, and tested to agree.
 """
 
+import json
 from pathlib import Path
+
+# For a large value that a figure carries: one line of a notebook, and not a line for each number.
+ON_ONE_LINE = {
+    "sync": True,
+    "to_json": lambda value, widget: json.dumps(value, separators=(",", ":"), allow_nan=False),
+    "from_json": lambda text, widget: json.loads(text),
+}
 
 
 def script(name: str) -> str:

@@ -24,6 +24,10 @@ html[data-theme="dark"] .ng, html[theme="dark"] .ng, body[data-jp-theme-light="f
 .ng-note a { color: var(--ng-line); text-decoration: underline; }
 `;
 
+// The log arrives as text; it is read once.
+const read = new WeakMap();
+const stepsOf = (model) => read.get(model) ?? read.set(model, JSON.parse(model.get("steps"))).get(model);
+
 const short = (x) => String(Number(x.toPrecision(3)));
 const signed = (x, digits) => (Number.isFinite(x) ? (x > 0 ? "+" : "") + fixed(x, digits) : "none");
 
@@ -130,7 +134,7 @@ function pick(model, row, token) {
 
 // The token that is read out; another step may have fewer completions or shorter ones.
 function chosen(model) {
-  const rows = model.get("steps")[model.get("at")]?.groups[model.get("group")]?.completions ?? [];
+  const rows = stepsOf(model)[model.get("at")]?.groups[model.get("group")]?.completions ?? [];
   const row = Math.min(model.get("row"), rows.length - 1);
   return [row, Math.min(model.get("token"), (rows[row]?.tokens.length ?? 0) - 1)];
 }
@@ -145,7 +149,7 @@ function progress(steps, at) {
 }
 
 function stepSlider(model) {
-  const steps = model.get("steps");
+  const steps = stepsOf(model);
   const shown = make("strong");
   const { input, follow } = field({ type: "range", min: 0, max: Math.max(0, steps.length - 1), step: 1 }, (value) => put(model, "at", value));
   const update = () => {
@@ -165,7 +169,7 @@ function links(model) {
 }
 
 function render({ model, el }) {
-  const prompts = Math.max(0, ...model.get("steps").map(({ groups }) => groups.length));
+  const prompts = Math.max(0, ...stepsOf(model).map(({ groups }) => groups.length));
   const controls = make("div", { class: "ng-controls" }, stepSlider(model),
     control(model, "group", "prompt of the batch", {}, Array.from({ length: prompts }, (_, i) => [i, `${i + 1} of ${prompts}`])).label,
     control(model, "view", "numbers and colors", {}, Object.entries(VIEWS).map(([name, { title }]) => [name, title])).label);
@@ -175,20 +179,20 @@ function render({ model, el }) {
   el.append(make("div", { class: "ng", role: "group", "aria-label": "A run of GRPO, token by token" },
     make("style", {}, STYLE + LOOKS), controls, map, note, words, panels, links(model)));
   let mark = () => {};
-  const read = () => {
+  const tell = () => {
     mark();
-    words.textContent = readout(model.get("steps"), model.get("config"), model.get("at"), model.get("group"), ...chosen(model));
+    words.textContent = readout(stepsOf(model), model.get("config"), model.get("at"), model.get("group"), ...chosen(model));
   };
   const ends = [redraw(model, ["at", "group", "view"], () => {
-    const [steps, at, group] = ["steps", "at", "group"].map((name) => model.get(name));
+    const [steps, at, group] = [stepsOf(model), model.get("at"), model.get("group")];
     const sane = !complaint(steps, at, group);
     note.textContent = `Blue: above 0, orange: below; full color from ${VIEWS[model.get("view")].full} on. Dashed frame: clipped. Arrow keys go from token to token.`;
     const drawn = sane ? heatMap(model, steps[at].groups[group]) : null;
     mark = drawn?.mark ?? (() => {});
     map.replaceChildren(...(sane ? [drawn.table] : []));
     panels.replaceChildren(...(sane ? [progress(steps, at)] : []));
-    read();
-  }), redraw(model, ["row", "token"], read)];
+    tell();
+  }), redraw(model, ["row", "token"], tell)];
   return () => ends.forEach((end) => end());
 }
 

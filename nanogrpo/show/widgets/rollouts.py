@@ -15,7 +15,7 @@ from nanogrpo.advantages import group_advantages
 from nanogrpo.errors import LogError
 from nanogrpo.losses import clipped_surrogate, importance_ratio
 from nanogrpo.show.source import source_link
-from nanogrpo.show.widgets import script
+from nanogrpo.show.widgets import ON_ONE_LINE, script
 
 # What is shown, and the lines of the package that compute it, in the order of the flow.
 SOURCES = {
@@ -106,7 +106,7 @@ class RolloutViewer(anywidget.AnyWidget):
     """
 
     _esm = script("rollouts")
-    steps = traitlets.List().tag(sync=True)
+    steps = traitlets.List().tag(**ON_ONE_LINE)
     config = traitlets.Dict().tag(sync=True)
     sources = traitlets.Dict().tag(sync=True)
     at = traitlets.Int(0).tag(sync=True)

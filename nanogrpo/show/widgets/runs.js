@@ -84,6 +84,10 @@ export function complaint({ logs, chosen, metric, window }) {
   return "";
 }
 
+// The logs arrive as text; they are read once.
+const read = new WeakMap();
+const logsOf = (model) => read.get(model) ?? read.set(model, JSON.parse(model.get("logs"))).get(model);
+
 const stepsOf = ({ logs, chosen }) => [...new Set(chosen.flatMap((run) => Object.values(logs[run] ?? {}).flatMap((log) => log.step)))].sort((a, b) => a - b);
 const nearest = (steps, at) => steps.reduce((best, step) => (Math.abs(step - at) < Math.abs(best - at) ? step : best), steps[0]);
 const text = (x) => String(Number(x.toPrecision(4)));
@@ -174,7 +178,7 @@ function tick(label, get, set) {
 }
 
 function runPicker(model) {
-  const logs = model.get("logs");
+  const logs = logsOf(model);
   const runs = Object.keys(logs);
   const ticked = runs.map((run, i) => {
     const line = make("line", { x1: 0, x2: 30, y1: 5, y2: 5, stroke: `var(--ng-${i % COLORS})`, "stroke-width": 3, "stroke-dasharray": dash(logs, run) });
@@ -214,7 +218,7 @@ function stepReader(model, host, words, place) {
 function download(model) {
   const button = make("button", { type: "button" }, "Download the points as CSV");
   button.addEventListener("click", () => {
-    const url = URL.createObjectURL(new Blob([csvOf(model.get("logs"), model.get("chosen"))], { type: "text/csv" }));
+    const url = URL.createObjectURL(new Blob([csvOf(logsOf(model), model.get("chosen"))], { type: "text/csv" }));
     make("a", { href: url, download: "runs.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 1000);
   });
@@ -238,7 +242,7 @@ function render({ model, el }) {
   el.append(make("div", { class: "ng", role: "group", "aria-label": "Runs of a study" }, make("style", {}, STYLE + LOOKS),
     controls, runPicker(model), make("div", { class: "ng-runs" }, every.label, make("div", { class: "ng-buttons", style: "margin: 0" }, save)), host, words, note));
   return redraw(model, names, () => {
-    const values = Object.fromEntries([...names, "logs", "labels", "block"].map((name) => [name, model.get(name)]));
+    const values = { ...Object.fromEntries([...names, "labels", "block"].map((name) => [name, model.get(name)])), logs: logsOf(model) };
     const sane = !complaint(values);
     plot = sane ? drawing(values) : null;
     host.replaceChildren(...(plot ? [plot.root] : []));

@@ -14,7 +14,7 @@ import traitlets
 from nanogrpo.errors import LogError
 from nanogrpo.show.plotting import LABELS, smooth
 from nanogrpo.show.stats import mean
-from nanogrpo.show.widgets import script
+from nanogrpo.show.widgets import ON_ONE_LINE, script
 
 # run -> seed -> column -> values; a value that is not finite is None, since JSON has no NaN.
 Logs = dict[str, dict[str, dict[str, list[float | None]]]]
@@ -136,7 +136,7 @@ class RunExplorer(anywidget.AnyWidget):
     """
 
     _esm = script("runs")
-    logs = traitlets.Dict().tag(sync=True)
+    logs = traitlets.Dict().tag(**ON_ONE_LINE)
     block = traitlets.Int(1).tag(sync=True)
     labels = traitlets.Dict().tag(sync=True)
     folder = traitlets.Unicode("").tag(sync=True)
