@@ -96,7 +96,7 @@ def collect(
         generator: of all random draws.
 
     Returns:
-        What to train on, and everything that was sampled. Report the rewards of the second: those of the
+        What to train on, and everything that was sampled. Report the rewards of the second; those of the
         first are of prompts chosen for being neither too easy nor too hard.
 
     Raises:
