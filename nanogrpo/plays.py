@@ -18,9 +18,9 @@ from nanogrpo.tokenizer import CharTokenizer
 
 MAX_CHARS = 48  # of a line; seven first lines in eight are no longer
 MAX_NEW_TOKENS = MAX_CHARS + 1  # the end is a token, too
-TEMPERATURE = 1.0  # of the judge's labels, in its points
+TEMPERATURE = 0.75  # of the judge's labels, in its points
 LINES_CONFIG = sft.SFTConfig(learning_rate=5e-4, batch_size=64, max_steps=50, seed=0)
-PROMPTS = 256  # of one pass of `sample_pairs`
+PROMPTS, GROUP_SIZE = 64, 8  # of one pass of `sample_pairs`; a group gives four pairs
 
 
 def first_lines(text: str, max_chars: int = MAX_CHARS) -> list[tuple[str, str]]:
@@ -108,7 +108,8 @@ def sample_pairs(
 ) -> list[tuple[str, str, str]]:
     """Pairs to be judged: ``count`` times a prompt, drawn at random, and two completions of it.
 
-    Where both completions are the same text there is nothing to prefer; such a draw is made again.
+    A prompt that is drawn serves four pairs, which shares its reading; all completions are independent. Where
+    both completions of a pair are the same text there is nothing to prefer, and the pair is left out.
 
     Raises:
         PairError: the model writes the same text each time.
@@ -118,11 +119,12 @@ def sample_pairs(
     while len(pairs) < count:
         drawn = [prompts[i] for i in torch.randint(len(prompts), (PROMPTS,), generator=generator).tolist()]
         own = int(torch.randint(2**31, (), generator=generator))
-        options = {"group_size": 2, "max_new_tokens": MAX_NEW_TOKENS, "seed": own}
+        options = {"group_size": GROUP_SIZE, "max_new_tokens": MAX_NEW_TOKENS, "seed": own}
         texts = sample_texts(model, tokenizer, drawn, **options)
-        new = [pair for pair in zip(drawn, texts[::2], texts[1::2], strict=True) if pair[1] != pair[2]]
+        owners = [prompt for prompt in drawn for _ in range(GROUP_SIZE // 2)]
+        new = [pair for pair in zip(owners, texts[::2], texts[1::2], strict=True) if pair[1] != pair[2]]
         if not new:
-            raise PairError(f"all of {PROMPTS} pairs have two equal texts; sample from a model with entropy")
+            raise PairError(f"all of {len(owners)} pairs have two equal texts; sample with more entropy")
         pairs += new
     return pairs[:count]
 

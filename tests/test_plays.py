@@ -116,7 +116,8 @@ def test_pairs_are_two_different_completions_of_one_heading(chatter):
 
 
 def test_a_model_that_always_writes_the_same_gives_no_pairs(chatter, monkeypatch):
-    monkeypatch.setattr(plays, "sample_texts", lambda *args, **options: ["Ay."] * 2 * plays.PROMPTS)
+    same = ["Ay."] * plays.PROMPTS * plays.GROUP_SIZE
+    monkeypatch.setattr(plays, "sample_texts", lambda *args, **options: same)
     with pytest.raises(PairError, match="two equal texts"):
         plays.sample_pairs(*chatter, HEADINGS, count=1, seed=0)
 

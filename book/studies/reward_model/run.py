@@ -35,7 +35,7 @@ from nanogrpo.reward_model import (
 from nanogrpo.show.studies import environment
 
 HERE = Path(__file__).parent
-SIZES, TEST_PAIRS, STRANGE_TEXTS = (100, 300, 1000, 3000, 10000), 2000, 200
+SIZES, TEST_PAIRS, STRANGE_TEXTS = (100, 300, 1000, 3000, 10000), 1500, 200
 Labeled = tuple[list[Preference], torch.Tensor]  # the pairs, and the judge's scores of (chosen, rejected)
 
 
