@@ -33,7 +33,7 @@ LABELS = {
     "advantage_abs_mean": "mean size of the advantage",
     "groups_sampled": "groups sampled in a step",
     "value_loss": "value loss (squared units of the reward)",
-    "explained_variance": "share of the variance that the critic explains",
+    "explained_variance": "share of variance explained",
     "margin": "reward of chosen less rejected (nats)",
     "learning_rate": "learning rate",
 }
