@@ -1,8 +1,9 @@
 """A reward model: a GPT whose head has one output, trained to score the preferred one of two texts higher.
 
 The head gives one number at every token; the score is their running total, read at the last token of the
-text. Large reward models are usually read at the last token alone, ``pool="last"``. A model as small as ours
-would then have to learn to carry a count through the whole text first, from nothing but labels.
+text. So did the first of the line: a segment's reward is the sum of its steps' (arXiv:1706.03741, Eq. 1).
+Large reward models are usually read at the last token alone, ``pool="last"``. A model as small as ours would
+then have to learn to carry a count through the whole text first, from nothing but labels.
 
 What it leaves out, and why: ties (two different texts always have a winner here), a margin in the loss, a
 pull of the scores to mean zero (GRPO and leave-one-out baselines do not see a constant), an ensemble.

@@ -3,6 +3,10 @@
 ``tinyshakespeare`` predicts the next character of tiny Shakespeare. The chapters on a learned reward start
 from it, and it is their frozen reference. It was trained by ``book/studies/shakespeare/train.py``.
 
+``tinyshakespeare-lines`` is that model after fine-tuning: it answers a speaker's heading with one line.
+``tinyshakespeare-reward`` is a reward model of such lines, loaded by :func:`load_reward_model`. Both were
+trained by ``book/studies/reward_model/train.py``.
+
 ``addition`` is half right at two-digit addition, for the chapters and studies on a verifiable reward. It was
 trained by ``book/studies/addition/train.py``.
 """
@@ -15,6 +19,8 @@ import torch
 from nanogrpo.checkpoint import load_model
 from nanogrpo.errors import CheckpointError
 from nanogrpo.model import GPT
+from nanogrpo.reward_model import RewardModel
+from nanogrpo.reward_model import load_reward_model as _load_reward_model
 from nanogrpo.tokenizer import CharTokenizer
 
 FOLDER = Path(__file__).parent
@@ -34,6 +40,15 @@ def load(name: str, device: str | torch.device = "cpu") -> tuple[GPT, CharTokeni
         CheckpointError: no such name (the message lists those that there are), or the file is damaged.
     """
     return load_model(_file(name, ".safetensors"), device)
+
+
+def load_reward_model(name: str, device: str | torch.device = "cpu") -> RewardModel:
+    """The reward model of that name, with its tokenizer.
+
+    Raises:
+        CheckpointError: no such name, the file is damaged, or it holds a policy.
+    """
+    return _load_reward_model(_file(name, ".safetensors"), device)
 
 
 def recipe(name: str) -> dict:
