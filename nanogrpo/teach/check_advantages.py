@@ -95,8 +95,11 @@ def check_tied_groups(implementation: Callable, draw: Draw) -> None:
         miss = float(rewards.mean(1)[0] - value)
         if miss:
             break
-    got = call(implementation, rewards)[0]
-    worst = got.abs().max().item()
+    got = call(implementation, rewards)
+    if tuple(got.shape) != tuple(rewards.shape) or not got[1].ne(0).any():
+        seen = f"shape {tuple(got.shape)}, second group {[round(a, 3) for a in got[-1].flatten().tolist()]}"
+        raise CheckFailed(f"One group of two is tied, and the other, of shape ({G},), is not: {seen}.")
+    worst = got[0].abs().max().item()
     if not worst < 0.02:  # NaN is not
         raise CheckFailed(
             f"{G} equal rewards of {value.item():.6g} get an advantage of {worst:.3g}, expected 0. In "

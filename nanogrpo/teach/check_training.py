@@ -25,10 +25,10 @@ from nanogrpo.teach.verdict import (
 @drawn()
 def check_encode_completions(implementation: Callable, draw: Draw) -> None:
     """``f(alphabet)``: a tokenizer whose ``encode_completions`` gives a mask with the EOS in it."""
-    alphabet = "abcdef"
+    alphabet = "".join(chr(97 + int(i)) for i in torch.randperm(26, generator=draw.generator)[:6])
     texts = ["".join(alphabet[i] for i in draw.integers(0, 5, n)) for n in (3, draw.integer(1, 2), 0)]
     tokenizer = call(implementation, alphabet)
-    ids, mask = tokenizer.encode_completions(texts)
+    ids, mask = call(tokenizer.encode_completions, texts)
     lengths = torch.tensor([len(text) + 1 for text in texts])
     right = torch.arange(int(lengths.max())) < lengths[:, None]
     ends = torch.arange(int(lengths.max())) == lengths[:, None] - 1
@@ -212,6 +212,8 @@ def check_reference_is_frozen(implementation: Callable, draw: Draw) -> None:
         learning_rate=0.01, seed=draw.integer(0, 10**6),
     )  # fmt: skip
     model = draw.model(task.tokenizer.vocab_size, task.block_size)
+    with torch.no_grad():
+        model.head.weight.mul_(0.2)  # varied answers, so that no group is tied and the policy does move
 
     def length(prompts, completions, **columns):
         return [float(len(text)) for text in completions]

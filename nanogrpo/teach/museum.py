@@ -38,34 +38,36 @@ from nanogrpo.teach.subjects import SUBJECTS
 from nanogrpo.teach.verdict import CheckFailed
 
 
-def find(name: str) -> Fault:
-    """The piece of that name.
+def find(name: str | Fault) -> Fault:
+    """The piece of that name; a piece of your own is handed back as it is.
 
     Raises:
         FaultError: There is none; the message lists the names.
     """
+    if isinstance(name, Fault):
+        return name
     for fault in FAULTS:
         if fault.name == name:
             return fault
     raise FaultError(f"no piece is called {name!r}; there are {', '.join(repr(f.name) for f in FAULTS)}")
 
 
-def broken(name: str) -> ModuleType:
+def broken(name: str | Fault) -> ModuleType:
     """The module with the mistake in it, made in memory beside the right one; a traceback shows its lines.
 
     Raises:
         FaultError: No such piece, or the package has changed and it can no longer be planted.
     """
     fault = find(name)
-    module = ModuleType(_module_name(fault.file), f"{fault.file} with a mistake in it: {name}.")
-    module.__file__ = f"<{fault.file}, broken: {name}>"
+    module = ModuleType(_module_name(fault.file), f"{fault.file} with a mistake in it: {fault.name}.")
+    module.__file__ = f"<{fault.file}, broken: {fault.name}>"
     source = planted(_source(fault.file), fault)
     linecache.cache[module.__file__] = (len(source), None, source.splitlines(True), module.__file__)
     exec(compile(source, module.__file__, "exec"), module.__dict__)
     return module
 
 
-def show(name: str, mended: bool = False) -> str:
+def show(name: str | Fault, mended: bool = False) -> str:
     """Source of the function that has the mistake (or of the right one), without docstrings.
 
     Raises:
@@ -78,7 +80,7 @@ def show(name: str, mended: bool = False) -> str:
     return _without_docstrings(right if mended else wrong, path)
 
 
-def mend(name: str) -> str:
+def mend(name: str | Fault) -> str:
     """The lines to change: ``-`` before the broken ones, ``+`` before the right ones.
 
     Raises:
@@ -90,7 +92,7 @@ def mend(name: str) -> str:
     return "\n".join(line for line in lines if line[:1] in "+-" and not line.startswith(("---", "+++")))
 
 
-def implementations(name: str | None = None) -> dict[str, Callable]:
+def implementations(name: str | Fault | None = None) -> dict[str, Callable]:
     """What each check is given: the package's functions, those of one file with the mistake of a piece in it.
 
     Raises:
@@ -122,7 +124,7 @@ def failures(given: Mapping[str, Callable], seed: int | None = None) -> dict[str
 
 
 @contextmanager
-def installed(name: str) -> Iterator[ModuleType]:
+def installed(name: str | Fault) -> Iterator[ModuleType]:
     """Put the mistake into the whole package for a while, so that a trainer runs with it.
 
     Every function and class of the broken file takes the place of the right one, wherever a loaded module of
