@@ -5,7 +5,7 @@ from it, and it is their frozen reference. It was trained by ``book/studies/shak
 
 ``tinyshakespeare-lines`` is that model after fine-tuning: it answers a speaker's heading with one line.
 ``tinyshakespeare-reward`` is a reward model of such lines, loaded by :func:`load_reward_model`. Both were
-trained by ``book/studies/reward_model/train.py``.
+trained by ``book/studies/reward_model``.
 
 ``addition`` is half right at two-digit addition, for the chapters and studies on a verifiable reward. It was
 trained by ``book/studies/addition/train.py``.

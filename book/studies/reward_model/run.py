@@ -1,4 +1,7 @@
-"""Reward models from 100 to 10,000 preference pairs, five seeds each; the protocol is in README.md."""
+"""Reward models from 100 to 10,000 preference pairs, five seeds each; the protocol is in README.md.
+
+The largest model of the first seed is the one that ships.
+"""
 
 import argparse
 import json
@@ -6,12 +9,13 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from nanogrpo import weights
-from nanogrpo.data import load_corpus, split_corpus
+from nanogrpo.data import CORPORA, load_corpus, split_corpus
 from nanogrpo.losses import bradley_terry_loss
 from nanogrpo.metrics import CSVLog, logged
 from nanogrpo.plays import (
@@ -30,11 +34,13 @@ from nanogrpo.reward_model import (
     noise_ceiling,
     pair_accuracy,
     preference_probs,
+    save_reward_model,
     train,
 )
 from nanogrpo.show.studies import environment
 
 HERE = Path(__file__).parent
+BASE, LINES, REWARD = "tinyshakespeare", "tinyshakespeare-lines", "tinyshakespeare-reward"
 SIZES, TEST_PAIRS, STRANGE_TEXTS = (100, 300, 1000, 3000, 10000), 1500, 200
 Labeled = tuple[list[Preference], torch.Tensor]  # the pairs, and the judge's scores of (chosen, rejected)
 
@@ -48,12 +54,12 @@ def options(pairs: int, seed: int) -> RewardModelConfig:
 
 def new_model() -> RewardModel:
     """What every run starts from: the layers of the policy, and a head of zeros."""
-    return RewardModel(*weights.load("tinyshakespeare-lines"))
+    return RewardModel(*weights.load(LINES))
 
 
 def data(judge: Judge, pairs: int, seed: int) -> tuple[Labeled, Labeled]:
     """Pairs to train on and pairs to test on, from headings of the training and of the held-out text."""
-    policy, tokenizer = weights.load("tinyshakespeare-lines")
+    policy, tokenizer = weights.load(LINES)
     parts = []
     for k, (part, count) in enumerate(zip(split_corpus(load_corpus()), (pairs, TEST_PAIRS), strict=True)):
         headings = [heading for heading, _ in first_lines(part)]
@@ -157,6 +163,12 @@ def off_distribution(model: RewardModel, judge: Judge, shift: float, seed: int) 
         yield {"kind": kind, "judge": sum(judged) / len(judged), "reward": points.mean().item()}
 
 
+def recipe(config, **more) -> dict:
+    """What makes weights: to be asked for before the run, so that the commit is the one that trains."""
+    corpus = {"corpus": BASE, "sha256": CORPORA[BASE][2]}
+    return {**corpus, **more, "config": asdict(config), "environment": environment()}
+
+
 def tables(
     model: RewardModel, judge: Judge, test: Labeled, seed: int, largest: bool
 ) -> Iterator[tuple[str, list]]:
@@ -177,7 +189,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for the logs")
+    parser.add_argument("--weights", type=Path, help="folder for the reward model that ships; default: none")
     args = parser.parse_args()
     torch.set_num_threads(1)  # a second thread costs such a small model more than it brings
     args.out.mkdir(parents=True, exist_ok=True)
@@ -187,12 +200,16 @@ def main() -> None:
     logs = {name: CSVLog(args.out / f"{name}.csv") for name in names}
     for seed in args.seeds:
         (labeled, _), test = data(judge, max(args.sizes), seed)
-        for pairs in args.sizes:
-            start, model = time.perf_counter(), new_model()
+        for pairs in sorted(args.sizes, reverse=True):
+            start, model, largest = time.perf_counter(), new_model(), pairs == max(args.sizes)
             config = options(pairs, seed)
+            made = recipe(config, start=LINES, pairs=pairs, temperature=TEMPERATURE, pool=model.pool)
             for _ in logged(train(model, labeled[:pairs], config), args.out / f"seed{seed}-pairs{pairs}.csv"):
                 pass
-            for name, rows in tables(model, judge, test, seed, pairs == max(args.sizes)):
+            if args.weights and largest and seed == args.seeds[0]:
+                save_reward_model(args.weights / f"{REWARD}.safetensors", model, recipe=json.dumps(made))
+                (args.weights / f"{REWARD}.json").write_text(json.dumps(made, indent=2) + "\n")
+            for name, rows in tables(model, judge, test, seed, largest):
                 for row in rows:
                     logs[name].write({"seed": seed, "pairs": pairs, **row})
             print(seed, pairs, f"{time.perf_counter() - start:.0f} s", flush=True)
