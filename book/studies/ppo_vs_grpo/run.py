@@ -157,10 +157,22 @@ def comparison() -> None:
 
 
 def prompts() -> None:
-    """Added after the comparison was seen: is it the prompts or the critic that 256 x 1 profits from?"""
+    """Added after the comparison was seen: does 256 x 1 profit from prompts, baseline or learning rate?"""
+    wide = replace(tuned("grpo"), group_size=2, prompts_per_step=128)
+    batch, rate = (
+        {"advantage": "batch", "scale_rewards": "batch"},
+        {"learning_rate": tuned("ppo").learning_rate},
+    )
+    settings = {
+        "grpo-64x4": replace(tuned("grpo"), group_size=4, prompts_per_step=64),
+        "grpo-128x2": wide,
+        "grpo-128x2-rate": replace(wide, **rate),
+        "grpo-128x2-batch": replace(wide, **batch),
+        "grpo-128x2-batch-rate": replace(wide, **batch, **rate),
+    }
     for seed in FEW:
-        for P, G in ((64, 4), (128, 2)):
-            run("prompts", f"grpo-{P}x{G}", seed, replace(tuned("grpo"), group_size=G, prompts_per_step=P))
+        for name, config in settings.items():
+            run("prompts", name, seed, config)
 
 
 def controls() -> None:
