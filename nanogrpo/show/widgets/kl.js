@@ -76,7 +76,7 @@ export function readout(policy, reference) {
 }
 
 function table({ estimates, means }) {
-  const row = (tag, cells) => make("tr", {}, ...cells.map((text, i) => make(i ? tag : "th", { scope: i ? (tag === "th" ? "col" : "") : "row" }, text)));
+  const row = (tag, cells) => make("tr", {}, ...cells.map((text, i) => make(i ? tag : "th", i && tag === "td" ? {} : { scope: i ? "col" : "row" }, text)));
   const names = Object.keys(estimates);
   const of = (i) => names.map((k) => (Number.isNaN(estimates[k][i]) ? "never" : say(estimates[k][i])));
   return make("table", {}, make("caption", {}, "Estimates of a sampled token"),
