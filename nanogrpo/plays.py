@@ -18,7 +18,7 @@ from nanogrpo.tokenizer import CharTokenizer
 
 MAX_CHARS = 48  # of a line; seven first lines in eight are no longer
 MAX_NEW_TOKENS = MAX_CHARS + 1  # the end is a token, too
-TEMPERATURE = 0.75  # of the judge's labels, in its points
+TEMPERATURE = 0.5  # of the judge's labels, in its points
 LINES_CONFIG = sft.SFTConfig(learning_rate=5e-4, batch_size=64, max_steps=50, seed=0)
 PROMPTS, GROUP_SIZE = 64, 8  # of one pass of `sample_pairs`; a group gives four pairs
 
@@ -51,13 +51,13 @@ def words(text: str) -> list[str]:
 
 
 class Judge:
-    r"""The hidden judge: different long words of the plays count for a line, unknown words against it.
+    r"""The hidden judge: different long words count for a line, words that the plays do not know against it.
 
-    .. math:: J(y) = |\{w \in y : w \text{ known, four letters or more}\}|
-              - \#\{w \in y : w \text{ unknown}\}
+    .. math:: J(y) = |\{w \in y : w \text{ has four letters or more}\}| - \#\{w \in y : w \text{ unknown}\}
 
     A set on the left: a word that is said twice counts once, so repetition earns nothing. A count on the
-    right: every word that is not in the plays costs a point, each time, so gibberish falls below zero.
+    right: every word that is not in the plays costs a point, each time, so gibberish never earns anything,
+    and mostly falls below zero.
 
     Args:
         text: the plays; their words are the known ones.
@@ -73,8 +73,8 @@ class Judge:
     >>> judge.score("Is the day so new?")
     0
     >>> judge.score("Good morrow, cozzin!")
-    1
-    >>> judge.score("Gzz mrrw")
+    2
+    >>> judge.score("Gzz mrrw mrrw!")
     -2
     """
 
@@ -84,8 +84,9 @@ class Judge:
     def score(self, text: str) -> int:
         """The judge's score of one text."""
         found = words(text)
-        long = {word for word in found if word in self.known and len(word.replace("'", "")) >= 4}
-        return len(long) - sum(word not in self.known for word in found)
+        long = {word for word in found if len(word.replace("'", "")) >= 4}
+        unknown = [word for word in found if word not in self.known]
+        return len(long) - len(unknown)
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
         """The scores of completions, as a reward function; prompts do not matter to this judge."""

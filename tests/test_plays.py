@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanogrpo import plays
 from nanogrpo.data import alphabet, load_corpus, split_corpus
@@ -60,11 +62,22 @@ def test_first_lines_of_the_corpus(corpus):
         ("Ay me, sad", 0),
         ("hours xx", 0),
         ("xx xx xx", -3),
-        ("hoursseemlong", -1),
+        ("hoursseemlong", 0),
+        ("hours hourz", 1),
+        ("hours hourz hourz", 0),
     ],
 )
-def test_the_judge_counts_different_long_known_words_and_subtracts_unknown_ones(text, score):
+def test_the_judge_counts_different_long_words_and_subtracts_unknown_ones(text, score):
     assert JUDGE.score(text) == score
+
+
+@given(st.lists(st.text("hoursxyz ", max_size=8), max_size=8))
+def test_words_that_the_plays_do_not_know_never_earn_anything(parts):
+    text = " ".join(parts)
+    unknown = [word for word in words(text) if word not in JUDGE.known]
+    assert JUDGE.score(" ".join(unknown)) <= 0
+    assert JUDGE.score(text) <= JUDGE.score(" ".join(word for word in words(text) if word in JUDGE.known))
+    assert JUDGE.score(f"{text} {text}") <= JUDGE.score(text), "repetition must not pay"
 
 
 def test_letters_are_counted_without_the_apostrophe():
