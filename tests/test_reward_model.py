@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanogrpo import weights
 from nanogrpo.checkpoint import load_model, load_tensors, save_model, save_tensors
 from nanogrpo.errors import (
     BlockSizeError,
@@ -306,3 +307,15 @@ def test_a_reward_model_of_another_shape_is_refused(tmp_path):
     save_tensors(path, tensors, header | {"config": header["config"].replace('"n_embd": 16', '"n_embd": 32')})
     with pytest.raises(CheckpointError, match="model.safetensors"):
         load_reward_model(path)
+
+
+def test_the_reward_model_that_ships_is_loaded_by_name():
+    model = weights.load_reward_model("tinyshakespeare-reward")
+    good, bad = model.score(["ROMEO:\n"] * 2, ["Good morrow, gentle cousin, and farewell.", "I."])
+    assert good > bad
+    with pytest.raises(CheckpointError, match="tinyshakespeare-lines.safetensors holds no reward model"):
+        weights.load_reward_model("tinyshakespeare-lines")
+    with pytest.raises(CheckpointError, match="holds a reward model"):
+        weights.load("tinyshakespeare-reward")
+    with pytest.raises(CheckpointError, match="no weights 'hamlet' ship"):
+        weights.load_reward_model("hamlet")

@@ -6,6 +6,7 @@ The largest model of the first seed is the one that ships.
 import argparse
 import json
 import random
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -209,6 +210,7 @@ def main() -> None:
             if args.weights and largest and seed == args.seeds[0]:
                 save_reward_model(args.weights / f"{REWARD}.safetensors", model, recipe=json.dumps(made))
                 (args.weights / f"{REWARD}.json").write_text(json.dumps(made, indent=2) + "\n")
+                shutil.copy(args.out / f"seed{seed}-pairs{pairs}.csv", args.weights / f"{REWARD}.csv")
             for name, rows in tables(model, judge, test, seed, largest):
                 for row in rows:
                     logs[name].write({"seed": seed, "pairs": pairs, **row})
