@@ -53,10 +53,20 @@ def colab(tmp_path_factory):
     """A Python with Colab's versions of these packages; all others are those of this environment."""
     folder = tmp_path_factory.mktemp("colab")
     python = folder / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *PINS]
+    create = [sys.executable, "-m", "venv", "--without-pip", folder]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+    ]
     try:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True, timeout=300)
-        subprocess.run(install, check=True, capture_output=True, text=True, timeout=600)
+        subprocess.run(create, check=True, capture_output=True, text=True, timeout=300)
+        subprocess.run([*install, *PINS], check=True, capture_output=True, text=True, timeout=900)
     except (subprocess.SubprocessError, OSError) as error:
         reason = getattr(error, "stderr", None) or error
         pytest.skip(f"Colab's versions ({', '.join(PINS)}) could not be installed: {str(reason)[-300:]}")
