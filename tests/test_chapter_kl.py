@@ -160,7 +160,7 @@ def test_a_leak_disarms_the_penalty_and_the_log_does_not_show_it(capsys):
     for kind in ("leaks, in the optimizer", "the policy itself"):
         assert rows[kind]["reference moved"]
         assert max(ends[kind, "logged"]) < 0.5 * min(ends["frozen", "logged"])
-        assert paired_difference(ends[kind, "true"], ends["frozen", "true"]).low > 0
+        assert all(x > 1.1 * y for x, y in zip(ends[kind, "true"], ends["frozen", "true"], strict=True))
 
 
 def test_no_grad_leaves_nothing_to_detach(capsys):
@@ -193,5 +193,5 @@ def test_the_frontier_bounds_all_runs_and_beta_orders_them():
                 assert paired_difference(*pair).low > 0
     for beta in betas:
         kl = mean([p[1] for p in points["reward", beta]]).estimate
-        assert math.isclose(kl, cell["optimum"](beta)[1], rel_tol=0.15)
+        assert math.isclose(kl, cell["optimum"](beta)[1], rel_tol=0.3)
     assert mean([p[1] for p in points["loss", 0.1]]).high < 0.8 * cell["optimum"](0.1)[1]
