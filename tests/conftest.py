@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -9,6 +10,11 @@ from hypothesis import settings
 # Derandomized: the same examples on every run, so a failure is the code's and not the draw's.
 settings.register_profile("nanogrpo", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("nanogrpo")
+
+# A copy of tiny Shakespeare beside the repository spares the chapters that are run here the download.
+LOCAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+if LOCAL_DATA.exists():
+    os.environ.setdefault("NANOGRPO_DATA", str(LOCAL_DATA))
 
 
 def find_browser() -> str | None:
