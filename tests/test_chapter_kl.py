@@ -34,8 +34,13 @@ def doubles():
 
 
 @pytest.fixture(scope="module")
-def drifts():
-    return run("moments", "drift")["drifts"]
+def drifting():
+    return run("moments", "drift", "mended")
+
+
+@pytest.fixture(scope="module")
+def drifts(drifting):
+    return drifting["drifts"]
 
 
 @pytest.mark.usefixtures("doubles")
@@ -99,9 +104,8 @@ def test_k2_and_k3_stay_at_the_reference(drifts):
             assert drifts[name, passes].max() < 1e-9
 
 
-def test_k1_with_the_ratio_is_called_back():
-    cell = run("moments", "drift", "mended")
-    assert cell["mended"][:, -1].mean() < 0.1 * cell["drifts"]["k1", 4][:, -1].mean()
+def test_k1_with_the_ratio_is_called_back(drifting):
+    assert drifting["mended"][:, -1].mean() < 0.1 * drifting["drifts"]["k1", 4][:, -1].mean()
 
 
 def test_on_old_samples_k1_climbs_the_distance_from_the_old_policy(capsys):
