@@ -88,6 +88,11 @@ def test_accuracy_rises_with_the_pairs(results, column):
     assert stats.paired_difference(last, first).low > 0.05
 
 
+def test_a_hundred_times_the_pairs_more_than_halve_the_distance_to_the_ceiling(results):
+    gap = (results["ceiling"] - results["accuracy_labels"]).groupby(results["pairs"]).mean()
+    assert 0.25 * gap[100] < gap[10000] < 0.5 * gap[100]
+
+
 def test_labels_are_harder_to_agree_with_than_the_judge(results):
     largest = results[results["pairs"] == SIZES[-1]]
     assert (largest["accuracy_judge"] > largest["accuracy_labels"]).all()
