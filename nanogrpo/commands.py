@@ -1,4 +1,4 @@
-"""What the commands of ``python -m nanogrpo`` do; :mod:`nanogrpo.__main__` reads their options.
+"""What the commands of ``python -m nanogrpo`` do; ``__main__.py`` reads their options.
 
 A run's settings come from three places: the defaults of its config, what was given on the command line, and,
 where a run is resumed, the ``config.json`` in its folder. Another trainer is one more function like these.
