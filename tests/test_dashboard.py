@@ -1,6 +1,7 @@
 """The dashboard trains as the trainer does, does what its controls say, and leaves a picture behind."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,12 @@ def any_digit(prompts, completions, **columns):
 
 def board(model=None, config=CONFIG, reward_fn=any_digit):
     return Dashboard(model or policy(), TASK.tokenizer, TASK.split()[0], reward_fn, config)
+
+
+def in_a_loop_of_its_own(drive):
+    """What `drive()` returns, run in a fresh thread: the browser tests leave an event loop running in this one."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, asyncio.wait_for(drive(), 60)).result()
 
 
 def weights(model):
@@ -103,7 +110,7 @@ def test_start_and_stop_by_their_buttons_while_the_loop_runs():
             await asyncio.sleep(0.01)
         return dashboard.columns["step"]
 
-    steps = asyncio.run(asyncio.wait_for(drive(), 60))
+    steps = in_a_loop_of_its_own(drive)
     assert steps == list(range(1, len(steps) + 1)), "a step was lost or made twice"
 
 
@@ -114,7 +121,7 @@ def test_a_run_that_is_done_says_so_and_cannot_be_started():
         dashboard.start()
         await dashboard._task
 
-    asyncio.run(drive())
+    in_a_loop_of_its_own(drive)
     assert dashboard.message == "Finished, step 2 of 2." and dashboard.start_button.disabled
     assert 'alt="2 steps of training: mean reward from ' in dashboard.curves.value
 
@@ -136,13 +143,13 @@ def test_an_error_in_the_background_is_shown_and_the_run_can_go_on():
         dashboard.start()
         await dashboard._task
 
-    asyncio.run(drive())
+    in_a_loop_of_its_own(drive)
     assert dashboard.columns["step"] == [1, 2, 3, 4, 5, 6]
 
 
 def test_without_an_event_loop_it_refuses_to_start():
-    with pytest.raises(RuntimeError, match="event loop"):
-        board().start()
+    with ThreadPoolExecutor(1) as thread, pytest.raises(RuntimeError, match="event loop"):
+        thread.submit(board().start).result()
 
 
 def test_it_is_shown_as_controls_and_stored_as_a_picture_that_says_what_it_is(monkeypatch):
