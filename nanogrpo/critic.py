@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogrpo.errors import MaskError, check_choice, check_mask
-from nanogrpo.experience import microbatches
+from nanogrpo.experience import in_parts
 from nanogrpo.model import GPT
 from nanogrpo.packed import completion_hidden
 from nanogrpo.rollout import Rollout
@@ -65,19 +65,9 @@ def values_of(critic: nn.Module, policy: GPT, rollout: Rollout, hidden: Tensor |
     return head(hidden).squeeze(-1)  # (B, T)
 
 
-@torch.no_grad()
 def values_before(critic: nn.Module, policy: GPT, rollout: Rollout) -> Tensor:
-    """The critic's values before it has learned from a rollout, ``(B, T)``; 0 where masked, no gradient.
-
-    Computed in parts that fit a processor's cache, as the training pass is.
-    """
-    result = torch.zeros_like(rollout.logprobs)  # (B, T)
-    groups = result.unflatten(0, (-1, rollout.group_size))  # (P, G, T), the same memory
-    for prompts in microbatches(rollout, torch.arange(len(groups), device=result.device)):
-        part = rollout.pick(prompts)
-        values = values_of(critic, policy, part).where(part.completion_mask, 0.0)
-        groups[prompts, :, : values.shape[1]] = values.unflatten(0, (-1, rollout.group_size))
-    return result
+    """The critic's values before it has learned from a rollout, ``(B, T)``; 0 where masked, no gradient."""
+    return in_parts(rollout, lambda part: values_of(critic, policy, part))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ GRPO and PPO share this file. Nothing here has a gradient.
 Legend: P prompts, G completions a prompt, B = P*G rows, T tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -207,16 +207,31 @@ def minibatches(num_prompts: int, epochs: int, parts: int, seed: int, step: int)
 
 
 @torch.no_grad()
-def logprobs_under(model: GPT, rollout: Rollout, temperature: float = 1.0) -> Tensor:
-    """Log-probs of the sampled tokens under another model, in nats, ``(B, T)``; 0 where masked."""
+def in_parts(rollout: Rollout, of_part: Callable[[Rollout], Tensor]) -> Tensor:
+    """``of_part`` of every part of a rollout, put together: ``(B, T)``; 0 where masked, no gradient.
+
+    Args:
+        rollout: what was sampled.
+        of_part: a number for each token ``(b, t)`` of a few groups, trimmed to their longest completion.
+            A part fits a processor's cache, as in the training pass.
+    """
     result = torch.zeros_like(rollout.logprobs)  # (B, T)
     groups = result.view(len(rollout.prompt_ids), rollout.group_size, -1)  # (P, G, T), the same memory
     for prompts in microbatches(rollout, torch.arange(len(groups), device=result.device)):
         part = rollout.pick(prompts)
-        logits = completion_logits(model, part.prompt_ids, part.prompt_lens, part.completion_ids)  # (b, t, V)
-        logprobs = logprobs_of(logits, part.completion_ids, temperature).where(part.completion_mask, 0.0)
-        groups[prompts, :, : logprobs.shape[1]] = logprobs.view(len(prompts), rollout.group_size, -1)
+        numbers = of_part(part).where(part.completion_mask, 0.0)  # (b, t)
+        groups[prompts, :, : numbers.shape[1]] = numbers.view(len(prompts), rollout.group_size, -1)
     return result
+
+
+def logprobs_under(model: GPT, rollout: Rollout, temperature: float = 1.0) -> Tensor:
+    """Log-probs of the sampled tokens under another model, in nats, ``(B, T)``; 0 where masked."""
+
+    def of_part(part: Rollout) -> Tensor:
+        logits = completion_logits(model, part.prompt_ids, part.prompt_lens, part.completion_ids)  # (b, t, V)
+        return logprobs_of(logits, part.completion_ids, temperature)
+
+    return in_parts(rollout, of_part)
 
 
 def describe(rollout: Rollout, rewards: Tensor) -> dict[str, float]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mathcheck import close
+from mathcheck import Recorder, close
 from test_exact import EOS, PROMPT, T, binary, tiny
 
 from nanogrpo import experience, grpo, ppo
@@ -224,21 +224,6 @@ def test_at_ratio_1_it_is_reinforce(aggregation, advantage, kind):
     gradient_of(model, critic, batch, options)
     for p, g in zip(model.parameters(), expected, strict=True):
         close(torch.zeros_like(p) if p.grad is None else p.grad, 0.0 if g is None else g, "not REINFORCE")
-
-
-class Recorder:
-    """Stands where an optimizer stands, keeps the gradient, and leaves the weights alone."""
-
-    def __init__(self, module):
-        self.params = list(module.parameters())
-
-    def zero_grad(self):
-        for p in self.params:
-            p.grad = None
-
-    def step(self):
-        zero = (torch.zeros_like(p) if p.grad is None else p.grad for p in self.params)
-        self.gradient = torch.cat([g.flatten() for g in zero])
 
 
 def expected_update(rewards, **options):

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 import torch
-from mathcheck import close
+from mathcheck import Recorder, close
 from test_exact import EOS, PAD, PROMPT, T, binary, per_token_kl_gradient, tiny
 
 from nanogrpo import experience, grpo, rollout
@@ -29,21 +29,6 @@ def test_the_trainer_samples_and_scores_with_the_functions_proven_here():
     b = grpo.completion_logits(*arguments, simple.completion_ids)
     mask = simple.completion_mask[..., None]
     close(b.where(mask, 0), a.where(mask, 0), "the fast path's logits differ: a shift by one?", 1e-10)
-
-
-class Recorder:
-    """Stands where the optimizer stands, keeps the gradient, and leaves the weights alone."""
-
-    def __init__(self, model):
-        self.params = list(model.parameters())
-
-    def zero_grad(self):
-        for p in self.params:
-            p.grad = None
-
-    def step(self):
-        zero = (torch.zeros_like(p) if p.grad is None else p.grad for p in self.params)
-        self.gradient = torch.cat([g.flatten() for g in zero])
 
 
 def expected_update(beta, rewards, **options):
