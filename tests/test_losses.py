@@ -57,6 +57,7 @@ def test_2C_20_on_policy_the_gradient_is_that_of_reinforce(level, how, seed):
         logprobs, logprobs.detach(), None, advantages, mask,
         importance_sampling_level=level, aggregation=how, denominators=n,
     )  # fmt: skip
+    assert loss.requires_grad, "no gradient reaches the new log-probs: the ratio is detached on both sides"
     plain = aggregate(reinforce_loss(logprobs, advantages, mask), mask, how, n)
     close(gradient(loss, logprobs), gradient(plain, logprobs), "at ratio 1 the gradient is not -A grad log p")
 
@@ -76,7 +77,7 @@ def test_2C_21_on_policy_the_loss_is_zero_and_its_gradient_is_not():
     logprobs, _, _, _, mask = random_batch(2, rows=8)
     advantages = group_advantages(torch.arange(8, dtype=torch.float64).view(2, 4) ** 2).flatten()
     loss, _ = grpo_loss(logprobs, logprobs.detach(), None, advantages, mask)
-    close(loss, 0.0, "group advantages sum to 0, so the loss on policy is 0")
+    close(loss, 0.0, "not 0 on policy, where group advantages sum to 0: padding in a mean?")
     assert gradient(loss, logprobs).abs().max() > 0.01, "a loss of 0 must not mean that nothing is learned"
 
 
@@ -444,7 +445,7 @@ def test_2E_41_bradley_terry_identities(chosen, rejected, shift):
     c, r = tensor(chosen).requires_grad_(), tensor(rejected).requires_grad_()
     loss, gap = bradley_terry_loss(c, r), chosen - rejected
     wrong = torch.sigmoid(tensor(-gap))
-    close(gradient(loss.sum(), c), -wrong, "dL/dchosen is not -sigmoid(-gap)")
+    close(gradient(loss.sum(), c), -wrong, "dL/dchosen is not -sigmoid(-gap): are chosen and rejected swapped?")
     close(gradient(bradley_terry_loss(c, r).sum(), r), wrong, "dL/drejected is not +sigmoid(-gap)")
     close(bradley_terry_loss(c + shift, r + shift), loss, "a common shift changed the loss", 1e-9)
     close(loss - bradley_terry_loss(r, c), -gap, "L(gap) - L(-gap) is not -gap", 1e-9)
@@ -456,7 +457,7 @@ def test_sft_loss_is_cross_entropy_on_completion_tokens():
     logits = torch.randn(3, 5, 7, generator=g, dtype=torch.float64)
     targets, mask = torch.randint(7, (3, 5), generator=g), torch.arange(5) < torch.tensor([[2], [5], [1]])
     expected = F.cross_entropy(logits.flatten(0, 1), targets.where(mask, -100).flatten(), ignore_index=-100)
-    close(aggregate(sft_loss(logits, targets, mask), mask, "token_mean"), expected, "not cross-entropy")
+    close(aggregate(sft_loss(logits, targets, mask), mask, "token_mean"), expected, "not cross-entropy: targets shifted?")
 
 
 def test_bad_inputs_raise_and_say_what_they_got():
