@@ -42,7 +42,7 @@ SAYS = {
     "token mean over padding": "how far the batch is padded",
     "constant length is the padded length": "how far the batch is padded",
     "sign of the loss": "not -A grad log p",
-    "mask is every token but EOS": "differs: mask, EOS",
+    "mask is every token but EOS": "differs: mask, EOS, shift?",
     "k1 as the loss": "not the equation of the docstring",
     "ratio against itself": "must stop the gradient here",
     "ratio detached on both sides": "detached on both sides",

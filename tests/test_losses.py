@@ -445,7 +445,7 @@ def test_2E_41_bradley_terry_identities(chosen, rejected, shift):
     c, r = tensor(chosen).requires_grad_(), tensor(rejected).requires_grad_()
     loss, gap = bradley_terry_loss(c, r), chosen - rejected
     wrong = torch.sigmoid(tensor(-gap))
-    close(gradient(loss.sum(), c), -wrong, "dL/dchosen is not -sigmoid(-gap): are chosen and rejected swapped?")
+    close(gradient(loss.sum(), c), -wrong, "not -sigmoid(-gap): chosen and rejected swapped?")
     close(gradient(bradley_terry_loss(c, r).sum(), r), wrong, "dL/drejected is not +sigmoid(-gap)")
     close(bradley_terry_loss(c + shift, r + shift), loss, "a common shift changed the loss", 1e-9)
     close(loss - bradley_terry_loss(r, c), -gap, "L(gap) - L(-gap) is not -gap", 1e-9)
@@ -457,7 +457,8 @@ def test_sft_loss_is_cross_entropy_on_completion_tokens():
     logits = torch.randn(3, 5, 7, generator=g, dtype=torch.float64)
     targets, mask = torch.randint(7, (3, 5), generator=g), torch.arange(5) < torch.tensor([[2], [5], [1]])
     expected = F.cross_entropy(logits.flatten(0, 1), targets.where(mask, -100).flatten(), ignore_index=-100)
-    close(aggregate(sft_loss(logits, targets, mask), mask, "token_mean"), expected, "not cross-entropy: targets shifted?")
+    found = aggregate(sft_loss(logits, targets, mask), mask, "token_mean")
+    close(found, expected, "not cross-entropy: targets shifted?")
 
 
 def test_bad_inputs_raise_and_say_what_they_got():

@@ -45,7 +45,7 @@ def sample(path, model, prompts, group_size=4, max_new_tokens=8, seed=0, uniform
 
 def assert_alike(fast, simple):
     for name in ("prompt_ids", "prompt_lens", "completion_ids", "completion_mask", "truncated"):
-        assert torch.equal(getattr(fast, name), getattr(simple, name)), f"{name} differs: mask, EOS or a shift?"
+        assert torch.equal(getattr(fast, name), getattr(simple, name)), f"{name} differs: mask, EOS, shift?"
     assert fast.group_size == simple.group_size and fast.logprobs.dtype == simple.logprobs.dtype
     error = (fast.logprobs - simple.logprobs).abs().max()
     assert error < TOLERANCE[simple.logprobs.dtype], f"log-probs differ by {error:.1e}"
