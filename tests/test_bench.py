@@ -50,9 +50,8 @@ def test_the_table_takes_ratios_within_a_round(report):
     table = report.table(made_up_log(report))
     assert "| rollout | S | 3 | HF generate / packed = 2.00 (1.50 to 3.00) | 2.8 | 29% short |" in table
     assert "| step | S | 3 | TRL / nanogrpo = 2.00 (1.50 to 2.50) | 2.5 | 20% short |" in table
-    assert (
-        "TRL defaults / nanogrpo = 2.50 (2.50 to 2.50) | 2.5 | reached |" in table and "| nanogrpo | S | 25% | 25% | 40% | 0% | 10% |" in table
-    )
+    assert "TRL defaults / nanogrpo = 2.50 (2.50 to 2.50) | 2.5 | reached |" in table
+    assert "| nanogrpo | S | 25% | 25% | 40% | 0% | 10% |" in table
 
 
 def test_the_floor_counts_what_the_model_computes(report):
