@@ -1,5 +1,6 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
+# make labs    make the students' notebooks and the solutions of the course labs
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults bench lab lint clean env render
+.PHONY: book test faults bench lab labs labs-grade lint clean env render
 
 env: $(STAMP)
 
@@ -85,6 +86,14 @@ bench: .venv-bench/.installed
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/codespell
+
+# The students' notebooks stand in book/labs, too, where the book and Colab find them.
+labs: $(STAMP)
+	$(BIN)/python book/labs/release.py
+
+# Two students hand in to a course of nbgrader: one the solution, one an unanswered lab. LAB=lab1 for one lab alone.
+labs-grade: $(STAMP)
+	$(BIN)/python book/labs/course.py $(LAB)
 
 lab: $(STAMP)
 	$(BIN)/jupyter lab book

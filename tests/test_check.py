@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from labs.solutions import solutions
 
 from nanogrpo import advantages, kl, losses, rollout
 from nanogrpo.advantages import group_advantages
@@ -342,7 +343,9 @@ def test_what_is_not_written_yet_fails_and_says_so(name):
         getattr(check, name)(lambda *arguments, **options: {}["oops"], 0)
 
 
-SUBJECTS = {**museum.implementations(), "check_grpo_loss": losses.grpo_loss}
+# A check of a step that only the labs have bears the name of that step.
+LABS = {f"check_{step}": function for step, function in solutions().items()}
+SUBJECTS = {**LABS, **museum.implementations(), "check_grpo_loss": losses.grpo_loss}
 
 
 # These look for one property and not for numbers; another check compares the numbers of the same function.

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def chapters(root: Path = ROOT) -> list[Path]:
-    """The notebooks of the table of contents, in reading order."""
+    """The notebooks of the table of contents, in reading order. Labs are no chapters: students run them."""
 
     def files(node):
         if isinstance(node, dict):
@@ -39,7 +39,7 @@ def chapters(root: Path = ROOT) -> list[Path]:
 
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     paths = [root / re.sub(r"(\.ipynb)?$", ".ipynb", name, count=1) for name in files(toc)]
-    return [path for path in paths if path.exists()]
+    return [path for path in paths if path.exists() and path.parent.name != "labs"]
 
 
 class Client(NotebookClient):

@@ -33,6 +33,14 @@ from nanogrpo.teach.check_kl import (
     check_kl_k3_precision,
     check_reference_gets_no_gradient,
 )
+from nanogrpo.teach.check_labs_gradients import (
+    check_best_baseline,
+    check_exact_gradient,
+    check_expected_estimate,
+    check_mean_and_error,
+    check_reinforce_loss,
+)
+from nanogrpo.teach.check_labs_sampling import check_complete, check_perplexity
 from nanogrpo.teach.check_losses import (
     check_clipped_surrogate,
     check_grpo_loss,
@@ -106,4 +114,12 @@ __all__ = [
     "check_bradley_terry",
     "check_reward_pooling",
     "check_sft_loss",
+    # steps that only the labs have
+    "check_complete",
+    "check_perplexity",
+    "check_reinforce_loss",
+    "check_exact_gradient",
+    "check_expected_estimate",
+    "check_best_baseline",
+    "check_mean_and_error",
 ]

@@ -94,6 +94,10 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
             rollout.logprobs_of(logits, ids, 1 / temperature),
             "You multiply the logits by the temperature: divide.",
         ),
+        (
+            torch.log_softmax(logits / temperature, 1).gather(2, ids[..., None]).squeeze(2),
+            "Your softmax runs over the positions, axis 1: it runs over the vocabulary, the last axis.",
+        ),
         (right.exp(), "These are probabilities: take log_softmax, not softmax."),
         (
             (logits / temperature).gather(2, ids[..., None]).squeeze(2),
