@@ -33,6 +33,7 @@ from nanogrpo.teach.check_kl import (
     check_kl_k3_precision,
     check_reference_gets_no_gradient,
 )
+from nanogrpo.teach.check_labs_critic import check_explained_variance, check_whiten
 from nanogrpo.teach.check_labs_gradients import (
     check_best_baseline,
     check_exact_gradient,
@@ -122,4 +123,6 @@ __all__ = [
     "check_expected_estimate",
     "check_best_baseline",
     "check_mean_and_error",
+    "check_whiten",
+    "check_explained_variance",
 ]
