@@ -1,11 +1,13 @@
 """What the book needs of Sphinx beyond its configuration.
 
-- Scripts that `vendor.py` brought in are served by the book itself; without them the defaults (CDNs) stay.
+- Where `vendor.py` brought MathJax in, formulas are typeset while the book is built (formulas.py), and the
+  scripts of the widget manager are served by the book itself; without them the defaults (CDNs) stay.
 - Widgets are run by `widgets-host.js`, which loads the widget manager only where one of them needs it.
 - The Colab badge, which a notebook must name by a remote address to show it on Colab, is served here too.
 - A widget that links to lines of the package gets their numbers as they are now, not as when it was run.
 - sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
 - The theme's second search field is dropped.
+- What else the theme does on every page, and should not, is mended (pages.py); its icons are cut (icons.py).
 - A docstring may name an object of the package by the end of its path, if only one ends so.
 - A line `::: nanogrpo.module` on the API page becomes a heading with that module's documentation below it.
 """
@@ -16,6 +18,9 @@ import json
 import re
 from pathlib import Path
 
+from formulas import typeset_all
+from icons import write_icons
+from pages import mend_all
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 
@@ -26,10 +31,9 @@ MODULE_BLOCK = "## `{0}`\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
 
 
 def serve_scripts(app, config):
-    """Point MathJax and the widget manager at the book's own copies, where there are any."""
+    """Point at the book's own copies of the widget manager's scripts, where there are any."""
     manager = list(config.nb_ipywidgets_js.items())
     if any(Path(app.confdir, folder, "vendor").is_dir() for folder in config.html_static_path):
-        config.mathjax_path = "vendor/mathjax/tex-mml-chtml.js"
         names = ("vendor/requirejs/require.js", "widgets-setup.js", "vendor/html-manager/embed-amd.js")
         manager = [(name, {}) for name in names]  # relative to widgets-host.js
     else:
@@ -91,6 +95,8 @@ def setup(app):
     app.connect("missing-reference", find_by_ending)
     app.connect("html-page-context", clean_page, priority=900)
     app.connect("html-page-context", relink_widgets, priority=901)
-    # The theme's Font Awesome replaces icon elements; nested, the widgets keep theirs.
-    app.add_js_file(None, body='window.FontAwesomeConfig = { autoReplaceSvg: "nest" };', priority=100)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("builder-inited", mend_all)
+    app.connect("builder-inited", typeset_all)
+    app.connect("build-finished", write_icons)
+    app.add_css_file("icons.css", priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -1,4 +1,6 @@
-"""Bring the page's scripts in from npm, so that the rendered book asks no other site for anything.
+"""Bring what pages need in from npm, so that the rendered book asks no other site for anything.
+
+That is MathJax, which typesets formulas while the book is built (formulas.py), and the widget manager.
 
     python book/_ext/vendor.py
 
@@ -27,8 +29,8 @@ PACKAGES = {
     "mathjax": (
         "mathjax@3.2.2",
         "Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
-        r"LICENSE|es5/(tex-mml-chtml\.js|input/tex/extensions/.*|a11y/.*|sre/mathmaps/(base|en)\.json"
-        r"|output/chtml/fonts/woff-v2/.*)",
+        r"LICENSE|es5/(node-main|input/tex-base|input/tex/extensions/(ams|newcommand|boldsymbol)|output/chtml"
+        r"|output/chtml/fonts/tex|adaptors/liteDOM|a11y/assistive-mml)\.js|es5/output/chtml/fonts/woff-v2/.*",
     ),
     "requirejs": (
         "requirejs@2.3.8",

@@ -1,0 +1,48 @@
+"""What is mended in each rendered page: markup that a screen reader trips over, scripts that it needs not.
+
+Pure functions on the text of a page. The theme, myst-nb and pandas write what is mended here; a plain
+replacement keeps the book from copying their templates.
+"""
+
+from __future__ import annotations
+
+import re
+
+# 0.5 MB of icons as a script; the style sheet draws the same ones from a font (see icons.py).
+ICON_SCRIPT = re.compile(r'\s*<script[^>]*src="[^"]*/fontawesome\.js[^"]*"[^>]*></script>')
+# The index of the search, which only a search while typing needs; the search page loads it by itself.
+SEARCH_SCRIPTS = re.compile(
+    r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>'
+)
+# A name that hides the text that is shown, so that what one sees is not what one can say.
+HIDING_NAME = re.compile(r'(<summary|<button class="[^"]*search-button-field[^"]*"[^>]*?) aria-label="[^"]*"')
+HEAD = re.compile(r"<thead>.*?</thead>", re.DOTALL)
+EMPTY_HEADER = re.compile(r"<th((?: [^>]*)?)>(?:\s|&nbsp;)*</th>")
+# A role of digital publishing that is deprecated, and not allowed where docutils writes it.
+CITATION_ROLE = re.compile(r'(<div class="citation"[^>]*) role="doc-biblioentry"')
+# A span around each word, of which the API page would have ten thousand.
+WORD = re.compile(r'<span class="pre">([^<]*)</span>')
+SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')
+
+
+def mend(text: str, search_page: bool = False) -> str:
+    """The page without what it needs not, and with names and landmarks that fit what it shows."""
+    text = ICON_SCRIPT.sub("", text)
+    text = HIDING_NAME.sub(r"\1", text)
+    # The corner of a table above its row names is no header of anything.
+    text = HEAD.sub(lambda head: EMPTY_HEADER.sub(r"<td\1></td>", head[0]), text)
+    text = WORD.sub(r"\1", text)
+    text = CITATION_ROLE.sub(r"\1", text)
+    text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
+    return text if search_page else SEARCH_SCRIPTS.sub("", text)
+
+
+def each_page(app, change) -> None:
+    """Let every page that the builder renders pass through `change(text, context)`."""
+    render = app.builder.templates.render
+    app.builder.templates.render = lambda template, context: change(render(template, context), context)
+
+
+def mend_all(app) -> None:
+    if app.builder.format == "html":
+        each_page(app, lambda text, context: mend(text, context.get("pagename") == "search"))
