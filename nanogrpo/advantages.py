@@ -198,7 +198,7 @@ def baseline_advantages(
     .. math:: A_i = \frac{r_i - b_i}{\sigma_i + \epsilon}
 
     ================= =============================== ============================================
-    ``baseline``      :math:`b_i`                     who
+    ``baseline``      :math:`b_i`, its value          who
     ================= =============================== ============================================
     ``none``          0                               REINFORCE, Williams 1992
     ``batch``         mean of all P*G rewards         REINFORCE with a common baseline
