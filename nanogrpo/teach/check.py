@@ -41,6 +41,12 @@ from nanogrpo.teach.check_labs_gradients import (
     check_mean_and_error,
     check_reinforce_loss,
 )
+from nanogrpo.teach.check_labs_preferences import (
+    check_best_of_n,
+    check_noise_ceiling,
+    check_pair_accuracy,
+    check_preference_probs,
+)
 from nanogrpo.teach.check_labs_sampling import check_complete, check_perplexity
 from nanogrpo.teach.check_losses import (
     check_clipped_surrogate,
@@ -118,6 +124,10 @@ __all__ = [
     # steps that only the labs have
     "check_complete",
     "check_perplexity",
+    "check_preference_probs",
+    "check_noise_ceiling",
+    "check_pair_accuracy",
+    "check_best_of_n",
     "check_reinforce_loss",
     "check_exact_gradient",
     "check_expected_estimate",
