@@ -1,5 +1,6 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
+# make lighthouse   Lighthouse on every page of the rendered book
 # make labs    make the students' notebooks and the solutions of the course labs
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
@@ -21,7 +22,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults bench lab labs labs-grade lint clean env render
+.PHONY: book test faults bench lab labs labs-grade lighthouse lint clean env render
 
 env: $(STAMP)
 
@@ -82,6 +83,10 @@ bench: .venv-bench/.installed
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r $< -e .
 	@touch $@
+
+# Performance, accessibility and best practices of the rendered pages; PAGES="book/grpo book/kl" for some of them.
+lighthouse: $(STAMP)
+	$(BIN)/python book/_ext/lighthouse.py $(PAGES)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

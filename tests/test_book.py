@@ -257,6 +257,13 @@ def test_the_widgets_of_a_page_bring_little_code(path):
     assert len(gzip.compress(code.encode(), 6)) <= 60_000
 
 
+def test_all_widgets_together_bring_little_code():
+    """At most 60 KB compressed, were they all on one page."""
+    scripts = sorted((ROOT / "nanogrpo" / "show" / "widgets").glob("*.js"))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
+    assert len(scripts) > 10 and len(gzip.compress(code.encode(), 6)) <= 60_000
+
+
 @per_chapter
 def test_no_chapter_needs_the_widget_manager(path):
     """Any widget but a browser widget would load RequireJS and the manager, 0.9 MB, for all of its page."""
