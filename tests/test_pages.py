@@ -24,10 +24,10 @@ MATHJAX = ROOT / "book" / "_static" / "vendor" / "mathjax"
         ('<script src="a/fontawesome.js?x=1"></script><p>', "<p>"),
         ('<summary aria-label="Toggle">Show</summary>', "<summary>Show</summary>"),
         (
-            '<thead><tr><th style="x"></th><th>a</th></tr></thead><th></th>',
-            '<thead><tr><td style="x"></td><th>a</th></tr></thead><th></th>',
+            '<thead><tr><th style="x"></th><th>a</th><th> <p></p></th></tr></thead><th></th>',
+            '<thead><tr><td style="x"></td><th>a</th><td></td></tr></thead><th></th>',
         ),
-        ('<div class="citation" role="doc-biblioentry">', '<div class="citation">'),
+        ('<div class="citation" role="doc-biblioentry">', '<div class="citation" role="listitem">'),
         (
             "<code><span class=\"pre\">a</span> <span class='n'>b</span></code>",
             "<code>a <span class='n'>b</span></code>",

@@ -17,8 +17,8 @@ SEARCH_SCRIPTS = re.compile(
 # A name that hides the text that is shown, so that what one sees is not what one can say.
 HIDING_NAME = re.compile(r'(<summary|<button class="[^"]*search-button-field[^"]*"[^>]*?) aria-label="[^"]*"')
 HEAD = re.compile(r"<thead>.*?</thead>", re.DOTALL)
-EMPTY_HEADER = re.compile(r"<th((?: [^>]*)?)>(?:\s|&nbsp;)*</th>")
-# A role of digital publishing that is deprecated, and not allowed where docutils writes it.
+EMPTY_HEADER = re.compile(r"<th((?: [^>]*)?)>(?:\s|&nbsp;|<p></p>)*</th>")
+# A role of digital publishing that is deprecated; it stands in a list, which needs items.
 CITATION_ROLE = re.compile(r'(<div class="citation"[^>]*) role="doc-biblioentry"')
 # A span around each word, of which the API page would have ten thousand.
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
@@ -29,10 +29,10 @@ def mend(text: str, search_page: bool = False) -> str:
     """The page without what it needs not, and with names and landmarks that fit what it shows."""
     text = ICON_SCRIPT.sub("", text)
     text = HIDING_NAME.sub(r"\1", text)
-    # The corner of a table above its row names is no header of anything.
+    # A corner above the names of rows, or above remarks, is no header of anything.
     text = HEAD.sub(lambda head: EMPTY_HEADER.sub(r"<td\1></td>", head[0]), text)
     text = WORD.sub(r"\1", text)
-    text = CITATION_ROLE.sub(r"\1", text)
+    text = CITATION_ROLE.sub(r'\1 role="listitem"', text)
     text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
     return text if search_page else SEARCH_SCRIPTS.sub("", text)
 
