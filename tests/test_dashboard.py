@@ -36,7 +36,7 @@ def board(model=None, config=CONFIG, reward_fn=any_digit):
 
 
 def in_a_loop_of_its_own(drive):
-    """What `drive()` returns, from a fresh thread: the browser tests leave an event loop running in this one."""
+    """What `drive()` returns, from a thread of its own: the browser tests leave a loop running in this."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, asyncio.wait_for(drive(), 60)).result()
 
