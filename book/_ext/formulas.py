@@ -1,8 +1,8 @@
 """Formulas typeset while the book is built, so that no page has to bring MathJax and run it.
 
 Node runs the MathJax that `vendor.py` brought in, once for all pages. A page gets its formulas as elements,
-with MathML for screen readers, and the few rules of style that they need. Where MathJax was not brought in,
-pages keep the script that typesets them in the browser.
+with MathML for screen readers, and the few rules of style that they need. Without MathJax or node the pages
+keep the script that typesets them in the browser.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -83,7 +84,7 @@ def typeset_all(app) -> None:
     """Typeset the formulas of every page that the builder renders, where MathJax has been brought in."""
     folders = (Path(app.confdir, name, MATHJAX) for name in app.config.html_static_path)
     folder = next((folder for folder in folders if folder.is_dir()), None)
-    if app.builder.format != "html" or folder is None:
+    if app.builder.format != "html" or folder is None or shutil.which("node") is None:
         return
     typesetter = Typesetter(folder)
     logger = logging.getLogger(__name__)
