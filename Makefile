@@ -2,6 +2,7 @@
 # make test    everything that CI checks
 # make lighthouse   Lighthouse on every page of the rendered book
 # make labs    make the students' notebooks and the solutions of the course labs
+# make slides  slides for teachers, from the chapters' figures
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults bench lab labs labs-grade lighthouse lint clean env render
+.PHONY: book test faults bench lab labs labs-grade slides lighthouse lint clean env render
 
 env: $(STAMP)
 
@@ -95,6 +96,10 @@ lint: $(STAMP)
 # The students' notebooks stand in book/labs, too, where the book and Colab find them.
 labs: $(STAMP)
 	$(BIN)/python book/labs/release.py
+
+# One page of slides for each part of the book, in _build/slides.
+slides: $(STAMP)
+	@$(BIN)/python book/labs/slides.py
 
 # Two students hand in to a course of nbgrader: one the solution, one an unanswered lab. LAB=lab1 for one lab alone.
 labs-grade: $(STAMP)

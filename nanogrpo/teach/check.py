@@ -41,6 +41,7 @@ from nanogrpo.teach.check_labs_gradients import (
     check_mean_and_error,
     check_reinforce_loss,
 )
+from nanogrpo.teach.check_labs_loop import check_train
 from nanogrpo.teach.check_labs_preferences import (
     check_best_of_n,
     check_noise_ceiling,
@@ -48,6 +49,7 @@ from nanogrpo.teach.check_labs_preferences import (
     check_preference_probs,
 )
 from nanogrpo.teach.check_labs_sampling import check_complete, check_perplexity
+from nanogrpo.teach.check_labs_update import check_improve, check_policy_loss
 from nanogrpo.teach.check_losses import (
     check_clipped_surrogate,
     check_grpo_loss,
@@ -135,4 +137,7 @@ __all__ = [
     "check_mean_and_error",
     "check_whiten",
     "check_explained_variance",
+    "check_policy_loss",
+    "check_improve",
+    "check_train",
 ]

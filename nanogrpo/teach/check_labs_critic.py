@@ -1,5 +1,4 @@
-"""Checks of steps that only the labs have: what PPO does around its critic. See "
-  ":mod:`nanogrpo.teach.check`."""
+"""Checks of steps that only the labs have: whitening, explained variance. See :mod:`nanogrpo.teach.check`."""
 
 from __future__ import annotations
 

@@ -49,8 +49,7 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
 
 
 def _world(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (N,), rewards (N,) and scores (N, D) of a made-up policy; the mean score is 0, as it "
-      "must."""
+    """Probabilities (N,), rewards (N,) and scores (N, D) of a made-up policy; the mean score is 0."""
     N, D = draw.integer(5, 7), draw.integer(3, 4)
     probs = torch.softmax(draw.normal(N), 0)
     scores = draw.normal(N, D)
@@ -81,8 +80,7 @@ def check_exact_gradient(implementation: Callable, draw: Draw) -> None:
 
 @drawn()
 def check_expected_estimate(implementation: Callable, draw: Draw) -> None:
-    """``f(probs, estimates)``: the expectation ``(D,)`` of what is estimated from two draws, ``(N, N, "
-      "D)``."""
+    """``f(probs, estimates)``: the expectation ``(D,)`` of estimates from two draws, ``(N, N, D)``."""
     N, D = draw.integer(5, 7), draw.integer(3, 4)
     probs, estimates = torch.softmax(draw.normal(N), 0), 1 + draw.normal(N, N, D)
     pairs = probs[:, None] * probs  # (N, N)

@@ -88,8 +88,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
 
 @drawn()
 def check_best_of_n(implementation: Callable, draw: Draw) -> None:
-    """``f(scores, values, n)``: mean value of the best-scored of ``n``, over all subsets of a pool, a "
-      "number."""
+    """``f(scores, values, n)``: mean value of the best-scored of ``n``, over all subsets of a pool."""
     N, n = draw.integer(6, 8), draw.integer(3, 4)
     scores, values = draw.normal(N), 2 * draw.normal(N)
     scores[-1] = scores.max() + 1  # the best of all is not among the first n

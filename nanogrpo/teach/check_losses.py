@@ -82,7 +82,7 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     advantages.requires_grad_()
     right = losses.clipped_surrogate(ratio, advantages, mask, low, high)
     got = call(implementation, ratio, advantages, mask, low, high)
-    mistakes = _surrogate_mistakes(ratio.detach(), advantages.detach()[:, None].expand(B, T), mask, low, high)
+    mistakes = surrogate_mistakes(ratio.detach(), advantages.detach()[:, None].expand(B, T), mask, low, high)
     compare("the loss of a token", got, right, mistakes, mask)
     padding_is_zero("the loss of a token", got, mask)
     slope = gradient("The loss (is the ratio detached?)", got, ratio)
@@ -94,7 +94,7 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     no_gradient("the loss", got, advantages, why)
 
 
-def _surrogate_mistakes(
+def surrogate_mistakes(
     r: Tensor, A: Tensor, mask: Tensor, low: float, high: float
 ) -> list[tuple[Tensor, str]]:
     clipped = r.clamp(1 - low, 1 + high)
@@ -144,6 +144,8 @@ def check_kl_penalty(implementation: Callable, draw: Draw) -> None:
         (added["k2"], "Your penalty is k2, expected k3."),
         (beta * (torch.expm1(-delta) + delta).mean(), "Your k3 is reversed: delta = ref_logprobs - "
                                                       "logprobs."),
+        (beta * losses.kl_k3(logprobs, old).mean(), "This is the KL to the policy that sampled: take "
+                                                    "ref_logprobs."),
         (added["k3"] / beta, "Beta has no influence on your penalty."),
         (added["k3"] * T, "You add the KL of a completion's tokens: average them as you average the "
                           "rest of the loss."),
@@ -178,8 +180,10 @@ def check_grpo_loss(implementation: Callable, draw: Draw) -> None:
         (aggregate(-steps.exp() * A, mask), "Nothing is clipped."),
         (aggregate(-free * A, mask), "The min is missing: you take the clipped term alone."),
         (aggregate(-logprobs.detach() * A, mask), "This is REINFORCE: the ratio is missing."),
+        (aggregate(x + losses.kl_k3(logprobs.detach(), ref, mask), mask), "The KL is in the loss although "
+                                                                          "beta is 0: multiply it by beta."),
         *_grpo_means(x, mask),
-    ]
+    ]  # fmt: skip
     loss = _first(call(implementation, logprobs, old, ref, advantages, mask))
     compare("the loss", loss, right, mistakes)
     slope = gradient("the loss", loss, logprobs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from nanogrpo.errors import NanoGRPOError
 from nanogrpo.model import GPT, GPTConfig
 
-Mistakes = Sequence[tuple[Tensor, str]]  # a wrong answer, and what makes it
+Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
 
 
 class CheckFailed(NanoGRPOError, AssertionError):

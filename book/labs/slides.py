@@ -1,0 +1,120 @@
+"""Slides for each part of the book, made from the chapters' own figures: `make slides`.
+
+    _build/slides/part-1.html ...      one file a part, with everything in it; open it in a browser
+
+A chapter gives a title slide with what its readers will be able to do, one slide for each figure with its
+caption, and one with its summary. Arrow keys, space and Page Down turn the pages; printing gives one slide a
+page.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import yaml
+from markdown_it import MarkdownIt
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "_build" / "slides"
+MARKDOWN = MarkdownIt()
+STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --soft: #5c5c5c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #14171a; --soft: #a8a8a8; } }
+html { scroll-snap-type: y mandatory; font: 22px/1.45 system-ui, sans-serif; }
+body { margin: 0; color: var(--ink); background: var(--paper); }
+section { box-sizing: border-box; min-height: 100vh; padding: 5vh 8vw; scroll-snap-align: start;
+  display: flex; flex-direction: column; justify-content: center; break-after: page; }
+h1 { font-size: 2em; margin: 0 0 .6em; } h2 { font-size: 1.2em; margin: 0 0 .6em; }
+img { max-width: 100%; max-height: 66vh; object-fit: contain; align-self: center; background: #fff; }
+figure { margin: 0; display: flex; flex-direction: column; gap: 1em; }
+figcaption, footer { color: var(--soft); font-size: .8em; }
+li { margin: .3em 0; }
+"""
+TURN = """
+addEventListener("keydown", (event) => {
+  const pages = [...document.querySelectorAll("section")];
+  const now = pages.findIndex((page) => page.getBoundingClientRect().bottom > innerHeight / 2);
+  const on = ["ArrowRight", "ArrowDown", "PageDown", " "], back = ["ArrowLeft", "ArrowUp", "PageUp"];
+  const by = on.includes(event.key) - back.includes(event.key);
+  if (by) { event.preventDefault(); pages[now + by]?.scrollIntoView(); }
+});
+"""
+
+
+def parts(root: Path = ROOT) -> list[tuple[str, list[Path]]]:
+    """The parts of the book that have chapters to teach from: caption and notebooks."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    found = []
+    for part in toc["parts"]:
+        files = [root / f"{chapter['file']}.ipynb" for chapter in part["chapters"]]
+        if re.match(r"[IVX]+\.", part["caption"]):
+            found.append((part["caption"], [path for path in files if path.exists()]))
+    return found
+
+
+def section(inside: str) -> str:
+    return f"<section>\n{inside}\n</section>"
+
+
+def items(text: str, after: str) -> list[str]:
+    """The list that follows a phrase or a heading, as lines of Markdown without cross-references."""
+    match = re.search(re.escape(after) + r".*?\n((?:- .*(?:\n(?!\n|-).*)*\n?)+)", text + "\n", re.DOTALL)
+    rows = re.split(r"^- ", match.group(1), flags=re.MULTILINE)[1:] if match else []
+    rows = [" ".join(row.split()) for row in rows]
+    return [re.sub(r"\{[\w:]+\}`([^`]*)`|\[([^]]*)\]\([^)]*\)", r"\1\2", row) for row in rows]
+
+
+def figures(notebook: NotebookNode) -> list[str]:
+    """A slide for each figure with a caption: the stored picture, its alternative text, its caption."""
+    slides = []
+    for cell in notebook.cells:
+        said = cell.metadata.get("mystnb", {})
+        pictures = [o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        if "figure" in said and pictures:
+            alt = html.escape(said.get("image", {}).get("alt", ""))
+            picture = f'<img alt="{alt}" src="data:image/png;base64,{pictures[0].replace(chr(10), "")}">'
+            caption = MARKDOWN.renderInline(re.sub(r"\{[\w:]+\}`[^`]*`", "", said["figure"]["caption"]))
+            slides.append(section(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"))
+    return slides
+
+
+def chapter(path: Path) -> list[str]:
+    """All slides of one chapter."""
+    notebook = nbformat.read(path, as_version=4)
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    title = MARKDOWN.renderInline(re.search(r"^# (.*)", text, re.MULTILINE).group(1))
+    aims, summary = items(text, "Afterwards you can"), items(text, "## Summary")
+    listed = {name: MARKDOWN.render("\n".join(f"- {row}" for row in rows)) for name, rows in
+              (("aims", aims), ("summary", summary)) if rows}  # fmt: skip
+    first = section(f"<h1>{title}</h1>\n" + listed.get("aims", ""))
+    last = [section(f"<h2>{title}: summary</h2>\n{listed['summary']}")] if summary else []
+    return [first, *figures(notebook), *last]
+
+
+def page(caption: str, chapters: list[Path]) -> str:
+    """One part as a page that needs nothing else."""
+    note = "<footer>Figures of the book; see its chapters for the code.</footer>"
+    slides = [section(f"<h1>{html.escape(caption)}</h1>\n{note}")]
+    for path in chapters:
+        slides += chapter(path)
+    head = f'<meta charset="utf-8"><title>{html.escape(caption)}</title><style>{STYLE}</style>'
+    body = "\n".join([*slides, f"<script>{TURN}</script>"])
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def main(folder: Path = BUILD) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (caption, chapters) in enumerate(parts(), start=1):
+        path = folder / f"part-{number}.html"
+        path.write_text(page(caption, chapters), encoding="utf-8")
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
