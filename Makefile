@@ -65,9 +65,10 @@ render: $(STAMP)
 	  || { rm -rf _build/.doctrees; exit 1; }
 
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
+# Two workers with one thread each; a file, or a chapter, stays with one worker.
 test: lint
 	$(BIN)/python book/_ext/vendor.py
-	$(BIN)/python -m pytest -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
 
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
