@@ -21,7 +21,9 @@ STATE = "application/vnd.jupyter.widget-state+json"
 EXECUTE = """
 import sys, nbformat, nbclient
 nb = nbformat.read(sys.argv[1], as_version=4)
-nbclient.NotebookClient(nb, timeout=300, startup_timeout=120, kernel_name="python3").execute(cwd=sys.argv[3])
+client = nbclient.NotebookClient(nb, timeout=300, startup_timeout=120, kernel_name="python3")
+client.allow_errors = sys.argv[4:] == ["on"]
+client.execute(cwd=sys.argv[3])
 nbformat.write(nb, sys.argv[2])
 """
 
@@ -76,15 +78,14 @@ def colab(tmp_path_factory):
     return python
 
 
-def execute(python, cells, folder):
-    """The cells, run one after the other with that Python."""
+def execute(python, cells, folder, *errors):
+    """The cells, run one after the other with that Python; with "on", past those that fail."""
     before, after = folder / "before.ipynb", folder / "after.ipynb"
     nbformat.write(
         nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), before
     )
-    done = subprocess.run(
-        [python, "-c", EXECUTE, before, after, ROOT / "book"], capture_output=True, text=True, timeout=900
-    )
+    command = [python, "-c", EXECUTE, before, after, ROOT / "book", *errors]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return nbformat.read(after, as_version=4)
 
@@ -114,3 +115,25 @@ def test_the_dashboard_trains_in_the_kernel_of_colab(colab, tmp_path):
     done = execute(colab, [START, WAIT], tmp_path)
     assert VIEW in done.cells[0].outputs[0].data
     assert done.cells[1].outputs[0].text == "Finished, step 5 of 5.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lab", sorted(path.stem for path in (ROOT / "book" / "labs").glob("lab*.ipynb")))
+def test_a_student_s_lab_runs_with_the_versions_of_colab(colab, tmp_path, lab):
+    """Every cell of the notebook that is handed out, up to the answers, which are still missing."""
+    cells = [c for c in nbformat.read(ROOT / "book" / "labs" / f"{lab}.ipynb", as_version=4).cells
+             if c.cell_type == "code"]  # fmt: skip
+    done = execute(colab, [cell.source for cell in cells], tmp_path, "on")
+    for cell, ran in zip(cells, done.cells, strict=True):
+        said = [output for output in ran.outputs if output.output_type == "error"]
+        if "nbgrader" not in cell.metadata:
+            assert not said, f"{cell.source}\n{said}"
+        elif not cell.metadata.nbgrader.solution:
+            assert said and "Nothing is written here yet" in said[0].evalue
+
+
+@pytest.mark.slow
+def test_a_finished_lab_passes_with_the_versions_of_colab(colab, tmp_path):
+    source = nbformat.read(ROOT / "book" / "labs" / "source" / "lab1" / "lab1.ipynb", as_version=4)
+    done = execute(colab, [cell.source for cell in source.cells if cell.cell_type == "code"], tmp_path)
+    assert sum("Passed" in str(cell.outputs) for cell in done.cells) == 6
