@@ -3,15 +3,17 @@
 import ast
 import builtins
 import importlib
-import os
 import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
+
+matplotlib.use("Agg")  # here only: kernels that later tests start must show their figures
 
 ROOT = Path(__file__).resolve().parents[1]
 LABS = ROOT / "book" / "labs"
@@ -65,7 +67,6 @@ def is_slow(cell):
 @cache
 def prepared(lab):
     """What the cells around the steps define: imports, models, data. Nothing of a step."""
-    os.environ.setdefault("MPLBACKEND", "agg")
     namespace = {"__name__": "__main__"}
     for cell in SOURCES[lab].cells:
         if cell.cell_type == "code" and not nbgrader(cell):
