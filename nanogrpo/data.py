@@ -51,7 +51,9 @@ def load_corpus(name: str = "tinyshakespeare") -> str:
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise CorpusError(f"{path} has sha256 {found}, not {sha256}; delete it and get it from {addresses[0]}")
+        raise CorpusError(
+            f"{path} has sha256 {found}, not {sha256}; delete it and get it from {addresses[0]}"
+        )
     return content.decode("utf-8")
 
 

@@ -5,7 +5,6 @@ import http.server
 import socket
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +14,10 @@ from nanogrpo.data import alphabet, load_corpus, split_corpus, windows
 from nanogrpo.errors import CorpusError
 
 TEXT = "First Citizen:\nSpeak, speak.\n"
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture
-def corpus(monkeypatch, tmp_path):
+def play(monkeypatch, tmp_path):
     sha256 = hashlib.sha256(TEXT.encode()).hexdigest()
     addresses = ("https://example.invalid/play.txt", "https://example.invalid/mirror.txt")
     monkeypatch.setitem(data.CORPORA, "play", ("play/input.txt", addresses, sha256))
@@ -28,26 +26,26 @@ def corpus(monkeypatch, tmp_path):
     return tmp_path / "play" / "input.txt"
 
 
-def test_a_local_copy_is_read_where_the_variable_points(corpus):
-    corpus.write_text(TEXT)
+def test_a_local_copy_is_read_where_the_variable_points(play):
+    play.write_text(TEXT)
     assert load_corpus("play") == TEXT
 
 
-def test_a_copy_with_another_checksum_is_refused(corpus):
-    corpus.write_text(TEXT + "!")
+def test_a_copy_with_another_checksum_is_refused(play):
+    play.write_text(TEXT + "!")
     with pytest.raises(
         CorpusError, match="input.txt has sha256 .* delete it and get it from https://example"
     ):
         load_corpus("play")
 
 
-def test_a_missing_copy_says_where_it_was_looked_for(corpus):
+def test_a_missing_copy_says_where_it_was_looked_for(play):
     with pytest.raises(CorpusError, match="cannot read .*input.txt.*unset NANOGRPO_DATA"):
         load_corpus("play")
 
 
 @pytest.mark.parametrize("failure", [ConnectionError("no route"), ValueError("hash does not match")])
-def test_without_a_network_the_error_says_what_to_do(corpus, monkeypatch, failure):
+def test_without_a_network_the_error_says_what_to_do(play, monkeypatch, failure):
     monkeypatch.delenv("NANOGRPO_DATA")
 
     def retrieve(*args, **options):
@@ -59,11 +57,11 @@ def test_without_a_network_the_error_says_what_to_do(corpus, monkeypatch, failur
     assert all(address in str(caught.value) for address in data.CORPORA["play"][1]), "tells what it tried"
 
 
-def test_a_download_is_checked_cached_and_shows_its_progress(corpus, monkeypatch):
+def test_a_download_is_checked_cached_and_shows_its_progress(play, monkeypatch):
     monkeypatch.delenv("NANOGRPO_DATA")
-    corpus.write_text(TEXT)
+    play.write_text(TEXT)
     seen = []
-    monkeypatch.setattr(data.pooch, "retrieve", lambda *a, **o: seen.append((a, o)) or str(corpus))
+    monkeypatch.setattr(data.pooch, "retrieve", lambda *a, **o: seen.append((a, o)) or str(play))
     assert load_corpus("play") == TEXT
     (address, known_hash, name, folder), options = seen[0]
     assert address == "https://example.invalid/play.txt" and known_hash.startswith("sha256:")
@@ -167,10 +165,8 @@ def test_an_unknown_corpus_is_named_with_those_that_are_known():
         load_corpus("hamlet")
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="no local copy of tiny Shakespeare beside the repository")
-def test_tiny_shakespeare_is_what_it_should_be(monkeypatch):
-    monkeypatch.setenv("NANOGRPO_DATA", str(SHARED))
-    text = load_corpus()
+def test_tiny_shakespeare_is_what_it_should_be(corpus):
+    text = corpus
     assert len(text) == 1115394 and alphabet(text).vocab_size == 65 + 2
     train, held_out = split_corpus(text)
     assert train + held_out == text and len(held_out) == round(len(text) * 0.1)
