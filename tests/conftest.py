@@ -20,6 +20,8 @@ settings.load_profile("nanogrpo")
 
 use_copy_beside()
 
+collect_ignore = ["conftest.py"]  # as a module with doctests it would stand in the way of book/conftest.py
+
 
 def pytest_configure(config):
     config.option.loadscopereorder = False  # xdist would begin with the files of many tests
