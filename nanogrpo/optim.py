@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import CheckpointError, NonFiniteError
+from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
 
 
 class AdamW:
@@ -90,14 +90,18 @@ class AdamW:
         self.steps = int(state["steps"])
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float, where: str) -> float:
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None, where: str) -> float:
     r"""Scale all gradients together so that their length is at most ``max_norm``; return the length before.
 
-    The length is :math:`\lVert g \rVert_2` over all parameters at once.
+    The length is :math:`\lVert g \rVert_2` over all parameters at once. With ``max_norm`` 0 or None nothing is
+    scaled; the length is measured all the same.
 
     Raises:
+        OptionError: ``max_norm`` is negative or NaN; scaled to it, the step would go uphill.
         NonFiniteError: the length is NaN or infinite; no weight has been changed by it. ``where`` is named.
     """
+    if max_norm is not None and not max_norm >= 0:
+        raise OptionError(f"max_norm={max_norm} must be at least 0; 0 or None for no clipping")
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
         return 0.0
@@ -107,6 +111,6 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float, where: str) -> flo
             f"the gradient's norm is {norm} at {where}; the weights are as they were before this step. "
             "Lower the learning rate, or look for a log-prob or reward that is not finite"
         )
-    if norm > max_norm:
+    if max_norm and norm > max_norm:
         torch._foreach_mul_(grads, max_norm / norm)
     return norm
