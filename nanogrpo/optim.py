@@ -93,8 +93,8 @@ class AdamW:
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None, where: str) -> float:
     r"""Scale all gradients together so that their length is at most ``max_norm``; return the length before.
 
-    The length is :math:`\lVert g \rVert_2` over all parameters at once. With ``max_norm`` 0 or None nothing is
-    scaled; the length is measured all the same.
+    The length is :math:`\lVert g \rVert_2` over all parameters at once. With ``max_norm`` 0 or None it is
+    only measured.
 
     Raises:
         OptionError: ``max_norm`` is negative or NaN; scaled to it, the step would go uphill.
