@@ -208,6 +208,10 @@ def test_an_unanswered_lab_fails_at_its_own_steps_and_says_so(lab):
             assert error is None, f"{cell.source}\n{error!r}"
 
 
+def test_a_lab_without_answers_fails_its_own_test_and_spares_the_others():
+    assert answers("no_such_lab").WRONG == answers("no_such_lab").RIGHT == {}
+
+
 @each_lab
 def test_enough_answers_are_kept(lab):
     kept = answers(lab)

@@ -1,8 +1,8 @@
 """The pieces of the museum: mistakes that codes of this kind really make, as small edits of the package.
 
 They stand in ``pieces.txt``, one after the other, each with all that is known of it: what it does, how it
-shows in a run, the check of :mod:`nanogrpo.teach.check` that catches it and what that says, the test file that
-catches it and what that says, and the edit. A new piece is a new part of that file, and nothing else.
+shows in a run, the check of :mod:`nanogrpo.teach.check` that catches it and what that says, the test file
+that catches it and what that says, and the edit. A new piece is a new part of that file, and nothing else.
 
     Piece: k3 without expm1
     Does: Loses every digit in float32 where policy and reference are close, as they are at the start.
@@ -16,9 +16,9 @@ catches it and what that says, and the edit. A new piece is a new part of that f
     -    return torch.expm1(delta) - delta
     +    return torch.exp(delta) - 1 - delta
 
-The edit is written as in a diff: ``-`` before a line that is right, ``+`` before the one that takes its place,
-a space before a line that stays. The right lines stand in the file exactly once. An empty line ends an edit,
-and another may follow. ``Says`` is a regular expression, ``Test-Says`` plain text. ``---`` or a heading,
+The edit is written as in a diff: ``-`` before a line that is right, ``+`` before the one that takes its
+place, a space before a line that stays. The right lines stand in the file exactly once. An empty line ends an
+edit, and another may follow. ``Says`` is a regular expression, ``Test-Says`` plain text. ``---`` or a heading,
 ``===``, stands between two pieces.
 """
 
