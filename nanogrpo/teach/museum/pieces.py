@@ -17,9 +17,9 @@ that catches it and what that says, and the edit. A new piece is a new part of t
     +    return torch.exp(delta) - 1 - delta
 
 The edit is written as in a diff: ``-`` before a line that is right, ``+`` before the one that takes its
-place, a space before a line that stays. The right lines stand in the file exactly once. An empty line ends an
-edit, and another may follow. ``Says`` is a regular expression, ``Test-Says`` plain text. ``---`` or a heading,
-``===``, stands between two pieces.
+place, a space before a line that stays. The right lines stand in the file exactly once. An empty line
+ends an edit, and another may follow. ``Says`` is a regular expression, ``Test-Says`` plain text. ``---``
+or a heading, ``===``, stands between two pieces.
 """
 
 from __future__ import annotations
