@@ -23,7 +23,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults bench lab labs labs-grade slides lighthouse lint clean env render
+.PHONY: book test museum bench lab labs labs-grade slides lighthouse lint clean env render
 
 env: $(STAMP)
 
@@ -72,8 +72,8 @@ test: lint
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
 
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
-faults: $(STAMP)
-	$(BIN)/python -m nanogrpo.teach.faults
+museum: $(STAMP)
+	$(BIN)/python -m nanogrpo.teach.museum
 
 bench: .venv-bench/.installed
 	.venv-bench/bin/python book/studies/bench/bench.py $(if $(QUICK),--quick)

@@ -14,7 +14,8 @@ from nanogrpo.losses import clipped_surrogate, grpo_loss, value_loss
 from nanogrpo.rollout import choose, completion_mask, logprobs_of
 from nanogrpo.teach import check, museum
 from nanogrpo.teach.check import CheckFailed
-from nanogrpo.teach.verdict import Draw, compare
+from nanogrpo.teach.checks.compare import compare
+from nanogrpo.teach.checks.draw import Draw
 
 CHECKS = [name for name in check.__all__ if name.startswith("check_")]
 
