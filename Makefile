@@ -75,15 +75,17 @@ test: lint
 museum: $(STAMP)
 	$(BIN)/python -m nanogrpo.teach.museum
 
-bench: .venv-bench/.installed
+# Measures in the one environment, and draws from the saved log in the book's.
+bench: .venv-bench/.installed $(STAMP)
 	.venv-bench/bin/python book/studies/bench/bench.py $(if $(QUICK),--quick)
+	$(BIN)/python book/studies/bench/report.py
 
 .venv-bench/.installed: book/studies/bench/requirements.txt constraints.txt
 	@echo "Installing what the benchmark compares with into .venv-bench ..."
 	@$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
-	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r $< -e .
+	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
 	@touch $@
 
 # Performance, accessibility and best practices of the rendered pages; PAGES="book/grpo book/kl" for some of them.

@@ -88,7 +88,7 @@ def address(site):
 def visit(browser, address):
     """Open a page with the network closed to all but the book; collect what goes wrong."""
     if not (ROOT / "book" / "_static" / "vendor").is_dir():
-        pytest.skip("the pages' scripts are not here (no npm, or no network): run book/_ext/vendor.py")
+        pytest.skip("package: the pages' scripts are not here (no npm, no network); run book/_ext/vendor.py")
     contexts = []
 
     def go(name: str, theme: str = "light", size: dict = WIDE):
@@ -213,12 +213,12 @@ CHECK = """() => axe.run(document, { resultTypes: ["violations"] }).then(({ viol
 def axe(tmp_path_factory):
     """The accessibility checker axe-core, brought in from npm for the tests and never committed."""
     if shutil.which("npm") is None:
-        pytest.skip("npm is not installed, and brings axe-core, which checks accessibility")
+        pytest.skip("package: npm is not installed, and brings axe-core, which checks accessibility")
     folder = tmp_path_factory.mktemp("axe")
     try:
         unpack(fetch(*AXE, folder), r"axe\.min\.js", folder)
     except (OSError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"axe-core, which checks accessibility, could not be brought in: {error}")
+        pytest.skip(f"package: axe-core, which checks accessibility, could not be brought in: {error}")
     return (folder / "axe.min.js").read_text(encoding="utf-8")
 
 

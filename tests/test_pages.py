@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
-formulas = pytest.importorskip("formulas", reason="the book's packages are not installed")
+formulas = pytest.importorskip("formulas", reason="package: those of the book are not installed")
 
 from icons import codes_of, cut  # noqa: E402
 from pages import mend  # noqa: E402
@@ -57,7 +57,7 @@ def test_icons_are_those_that_pages_or_style_sheets_use():
 
 
 def test_a_cut_font_has_the_characters_it_was_left(tmp_path):
-    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib = pytest.importorskip("matplotlib", reason="package: matplotlib is not installed")
     from fontTools.ttLib import TTFont
 
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -102,7 +102,7 @@ def test_a_page_without_formulas_asks_for_none():
 
 @pytest.mark.skipif(
     shutil.which("node") is None or not MATHJAX.is_dir(),
-    reason="MathJax is not here: run book/_ext/vendor.py",
+    reason="package: MathJax is not here (no npm, or no network); run book/_ext/vendor.py",
 )
 def test_mathjax_typesets_for_eyes_and_for_ears_and_tells_of_mistakes():
     typesetter, heard = formulas.Typesetter(MATHJAX), []

@@ -4,7 +4,8 @@
     python book/_ext/execute.py book/quickstart.ipynb --output copy.ipynb   one chapter, into a copy
 
 A diff of a chapter then shows what a change did, and nothing else (see clean.py). A chapter is refused if an
-output names a path of this machine, or if a figure has no alt text.
+output names a path of this machine, or if a figure has no alt text. With --all, chapters that read tiny
+Shakespeare keep their outputs where it cannot be had.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import nbformat
 import yaml
 from clean import clean, machine_paths, problems
+from corpus import missing, needs_corpus, use_copy_beside
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
@@ -111,8 +113,10 @@ def main() -> int:
     if not (todo or args.all) or (args.output and len(todo) > 1):
         parser.error("name a notebook, or --all; --output goes with one notebook")
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    use_copy_beside()
+    kept = [path for path in todo if args.all and needs_corpus(path) and missing()]
     failed = 0
-    for path in todo:
+    for path in (path for path in todo if path not in kept):
         try:
             found = run(path, args.output or path, args.timeout)
         except (CellExecutionError, DeadKernelError, TimeoutError) as error:
@@ -120,6 +124,8 @@ def main() -> int:
         failed += bool(found)
         for line in found:
             print(f"{path.name}: {line}", file=sys.stderr)
+    if kept:
+        print(f"Kept the stored outputs of {', '.join(path.stem for path in kept)}. {missing()}")
     return 1 if failed else 0
 
 
