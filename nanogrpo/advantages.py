@@ -73,7 +73,9 @@ def group_advantages(
     tensor([[ 0.2500, -0.7500, -0.7500,  1.2500],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
-    return baseline_advantages(rewards, "group", scale_rewards, eps, correction)
+    _check_rewards(rewards)
+    advantages = rewards - _mean(rewards, dim=1, keepdim=True)  # (P, G); exactly 0 where a group is tied
+    return _scaled(advantages, rewards, scale_rewards, eps, correction)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -99,7 +101,8 @@ def leave_one_out(rewards: Tensor) -> Tensor:
     >>> leave_one_out(torch.tensor([[1.0, 0.0, 0.0, 2.0]]))
     tensor([[ 0.3333, -1.0000, -1.0000,  1.6667]])
     """
-    return baseline_advantages(rewards, "leave_one_out", "none")
+    _check_rewards(rewards)
+    return rewards - _mean_of_others(rewards)
 
 
 def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) -> Tensor:
@@ -230,15 +233,7 @@ def baseline_advantages(
     check_baseline(baseline, scale_rewards)
     _check_rewards(rewards)
     advantages = rewards - BASELINES[baseline](rewards)  # (P, G)
-    if scale_rewards == "none":
-        return advantages
-    if scale_rewards == "global":
-        return _standardized(advantages, lengths, eps)
-    if scale_rewards == "group":
-        scale = rewards.std(1, keepdim=True, correction=correction)  # (P, 1)
-    else:
-        scale = rewards.std(correction=correction)
-    return (advantages / (scale + eps)).masked_fill(advantages == 0, 0.0)  # with eps = 0, too
+    return _scaled(advantages, rewards, scale_rewards, eps, correction, lengths)
 
 
 def check_baseline(baseline: str, scale_rewards: str) -> None:
@@ -248,7 +243,7 @@ def check_baseline(baseline: str, scale_rewards: str) -> None:
     rewards would be divided by ``eps`` alone.
     """
     check_choice("baseline", baseline, BASELINES)
-    check_choice("scale_rewards", scale_rewards, ("group", "batch", "global", "none"))
+    check_choice("scale_rewards", scale_rewards, SCALES)
     if scale_rewards == "group" and baseline not in ("group", "leave_one_out"):
         raise OptionError(
             f"scale_rewards='group' with baseline={baseline!r} divides groups of equal rewards by eps alone; "
@@ -275,6 +270,26 @@ BASELINES = {
     "batch": lambda r: _mean(r, dim=(0, 1), keepdim=True),  # (1, 1)
     "none": torch.zeros_like,  # (P, G)
 }
+
+
+SCALES = ("group", "batch", "global", "none")
+
+
+def _scaled(
+    advantages: Tensor, rewards: Tensor, scale_rewards: str, eps: float, correction: int,
+    lengths: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Advantages in units of a standard deviation, see :func:`baseline_advantages`; what is 0 stays 0."""
+    check_choice("scale_rewards", scale_rewards, SCALES)
+    if scale_rewards == "none":
+        return advantages
+    if scale_rewards == "global":
+        return _standardized(advantages, lengths, eps)
+    if scale_rewards == "group":
+        scale = rewards.std(1, keepdim=True, correction=correction)  # (P, 1)
+    else:
+        scale = rewards.std(correction=correction)
+    return (advantages / (scale + eps)).masked_fill(advantages == 0, 0.0)
 
 
 def _standardized(advantages: Tensor, lengths: Tensor | None, eps: float) -> Tensor:

@@ -23,6 +23,7 @@ from nanogrpo.packed import completion_hidden
 from nanogrpo.rollout import logprobs_of
 from nanogrpo.state import TrainState
 from nanogrpo.step import Batch, StepConfig, add_reference, collect, describe, update_all
+from nanogrpo.step import sample as sample  # part of this module, too
 from nanogrpo.tasks import Problem, RewardFunction
 from nanogrpo.tokenizer import CharTokenizer
 

@@ -321,7 +321,7 @@ def update(
     optimizers: Sequence[AdamW],
     config: StepConfig,
     where: str,
-    names: Sequence[str] = ("loss",),
+    names: Sequence[str] = (),
 ) -> dict[str, float]:
     """One update on one batch: the gradient of its loss, clipped, and a step of each optimizer.
 
@@ -336,7 +336,7 @@ def update(
         optimizers: whose parameters move. ``grad_norm`` is that of the first.
         config: the options.
         where: the step, for messages.
-        names: of the metrics; 0 where nothing had to be computed.
+        names: of the metrics that are 0 where nothing has to be computed.
 
     Raises:
         NonFiniteError: a gradient or an update is not finite; the weights are as they were.
@@ -352,7 +352,7 @@ def update(
         loss, metrics = compute_loss(batch.pick(prompts), denominators)
         loss.backward()
         for name, value in metrics.items():
-            sums[name] += value.item()
+            sums[name] = sums.get(name, 0.0) + value.item()
     norms = [clip_grad_norm(optimizer.params, config.max_grad_norm, where) for optimizer in optimizers]
     for optimizer in optimizers:  # also where no group has a signal: Adam moves on with what it remembers
         optimizer.step(where)
@@ -361,7 +361,7 @@ def update(
 
 def update_all(
     model: GPT, batch: Batch, compute_loss: Loss, optimizers: Sequence[AdamW], config: StepConfig,
-    epochs: int, step: int, names: Sequence[str] = ("loss",),
+    epochs: int, step: int, names: Sequence[str] = (),
 ) -> dict[str, float]:  # fmt: skip
     """All updates of a step: ``epochs`` times through its batch, in minibatches; the means of their metrics.
 
