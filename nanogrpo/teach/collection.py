@@ -176,7 +176,10 @@ FAULTS = (
         "advantages.py",
         (
             ('"group", eps: float = 1e-4, correction', '"group", eps: float = 1e-8, correction'),
-            ("return advantages.masked_fill(tied, 0.0)  # equal", "return advantages  # equal"),
+            (
+                "return torch.where(highest == lowest, highest, rewards.mean(**over))",
+                "return rewards.mean(**over)",
+            ),
         ),
         "In float32 the mean of equal rewards can be off by one rounding, and 1e-8 makes that of order one.",
         "Groups in which all rewards are equal push the policy about, all members the same way.",
@@ -188,8 +191,8 @@ FAULTS = (
         "advantages.py",
         (
             (
-                "rewards - rewards.mean(1, keepdim=True)  # (P, G)",
-                "rewards - rewards.mean(0, keepdim=True)  # (P, G)",
+                "rewards - _mean(rewards, dim=1, keepdim=True)",
+                "rewards - _mean(rewards, dim=0, keepdim=True)",
             ),
         ),
         "Compares a completion with answers to other prompts.",
@@ -360,7 +363,7 @@ FAULTS = (
         "losses.py",
         (
             (
-                '    if level == "token":\n        return log_ratio.exp()\n',
+                '    if level == "token":\n        return _exp(log_ratio)\n',
                 '    if level == "token":\n'
                 "        return torch.where(mask, (logprobs - old_logprobs.detach()).exp(), 1.0)\n",
             ),
