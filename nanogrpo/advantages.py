@@ -252,7 +252,7 @@ def check_baseline(baseline: str, scale_rewards: str) -> None:
 
 
 def _mean(rewards: Tensor, **over) -> Tensor:
-    """The mean of a group, or of all; of equal rewards it is that reward exactly, which rounding would miss."""
+    """The mean of a group, or of all; of equal rewards it is exactly that reward, without rounding."""
     highest, lowest = rewards.amax(**over), rewards.amin(**over)
     return torch.where(highest == lowest, highest, rewards.mean(**over))
 

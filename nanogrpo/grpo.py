@@ -45,9 +45,7 @@ class GRPOConfig(StepConfig):
     scale_rewards: Literal["group", "batch", "global", "none"] = option(
         "group", help="whose standard deviation it is divided by, see the same function."
     )
-    correction: int = option(
-        0, help="of that deviation: 0 divides by G, 1 by G - 1 (Bessel).", low=0, high=1
-    )
+    correction: int = option(0, help="of that deviation: 0 divides by G, 1 by G - 1 (Bessel).", low=0, high=1)
     overlong_buffer: int = option(
         0,
         help="so many of the last tokens cost up to 1 of the reward, see "
@@ -136,7 +134,7 @@ def step(
     state: TrainState,
     reference: GPT | None = None,
 ) -> tuple[dict[str, float], Batch]:
-    """One step: its metrics, and the batch that it learned from. Arguments and errors as for :func:`train`."""
+    """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
     batch, sampled = collect(model, tokenizer, problems, reward_fn, config, state.generator)
     batch, kl = add_reference(batch, reference, config)
     batch, advantages = compute_advantages(batch, config)
@@ -145,8 +143,8 @@ def step(
     updates = update_all(
         model, batch, loss, [state.optimizer], config, config.num_iterations, state.step + 1, names
     )
-    metrics = state.count(sampled.rollout.completion_mask) | describe(sampled, config) | advantages | kl | updates
-    return metrics, batch
+    now = state.count(sampled.rollout.completion_mask)
+    return now | describe(sampled, config) | advantages | kl | updates, batch
 
 
 def compute_advantages(batch: Batch, config: GRPOConfig) -> tuple[Batch, dict[str, float]]:

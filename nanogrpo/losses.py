@@ -10,9 +10,9 @@ Losses come **per token**, (B, T), exactly zero where masked; :func:`aggregate` 
 log-ratio is masked *before* ``exp``: whatever padding holds, even NaN or infinity, reaches neither the
 loss nor the gradient. Old and reference log-probs and advantages are constants and get no gradient.
 
-A policy loss is put together from parts that do not know of each other: whose ratio (:func:`importance_ratio`),
-what is made of it (:data:`SURROGATES`), how tokens are averaged (:func:`aggregate`), and a KL penalty. A new
-variant is a new row of one of these.
+A policy loss is put together from parts that do not know of each other: whose ratio
+(:func:`importance_ratio`), what is made of it (:data:`SURROGATES`), how tokens are averaged
+(:func:`aggregate`), and a KL penalty. A new variant is a new row of one of these.
 
 Log-probs in half precision are taken in float32: their differences would have lost their digits. A gradient
 that is 0 because a clip binds stays 0, however large the ratio is.

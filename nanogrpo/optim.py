@@ -43,7 +43,7 @@ class AdamW:
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.mean = [torch.zeros_like(p) for p in self.params]
         self.square = [torch.zeros_like(p) for p in self.params]
-        self.before = [torch.empty_like(p) for p in self.params]  # to take back a step that breaks the weights
+        self.before = [torch.empty_like(p) for p in self.params]  # to take back a step that breaks them
         self.steps = 0
 
     def zero_grad(self) -> None:
@@ -75,8 +75,8 @@ class AdamW:
         if not norm < float("inf"):
             torch._foreach_copy_(self.params, self.before)
             raise NonFiniteError(
-                f"the weights' norm would be {norm} after {where} with learning rate {self.lr:g}; they are as "
-                "they were before it, and the last checkpoint is untouched. Lower the learning rate"
+                f"the weights' norm would be {norm} after {where} with learning rate {self.lr:g}; they are "
+                "as they were before it, and the last checkpoint is untouched. Lower the learning rate"
             )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -64,7 +64,9 @@ class Options:
         known = getattr(cls, "__dataclass_fields__", {}) | own  # those of a base class come first
         options = {name: value for name, value in known.items() if "help" in value.metadata}
         if own and cls.__doc__:  # python -OO has none
-            lines = [f"    {name}: {value.metadata['help']}{_range(value)}" for name, value in options.items()]
+            lines = [
+                f"    {name}: {value.metadata['help']}{_range(value)}" for name, value in options.items()
+            ]
             cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__), "", "Attributes:", *lines])
 
     def __post_init__(self):

@@ -49,19 +49,22 @@ class PPOConfig(StepConfig):
         True, help="see :func:`~nanogrpo.advantages.whiten`; over the batch, before it is cut."
     )
     kl_in: Literal["loss", "reward"] = option(
-        "reward", help="where KL is charged: off the ``reward`` of each token, or in the ``loss``, as GRPO does."
+        "reward",
+        help="where KL is charged: off the ``reward`` of each token, or in the ``loss``, as GRPO does.",
     )
     critic: Literal["separate", "head"] = option(
         "separate", help="its kind, see :func:`~nanogrpo.critic.new_critic`."
     )
     vf_coef: float = option(
         0.1,
-        help="weight of the value loss. For a separate critic Adam divides it out again, but for the clipping "
-        "of its gradient.",
+        help="weight of the value loss. For a separate critic Adam divides it out again, but for the "
+        "clipping of its gradient.",
         low=0,
     )
     cliprange_value: float | None = option(
-        0.2, help="how far a value may move from what it was when the batch was sampled; None: freely.", above=0
+        0.2,
+        help="how far a value may move from what it was when the batch was sampled; None: freely.",
+        above=0,
     )
     value_warmup_steps: int = option(
         0, help="first steps in which only the critic learns (only its own layer, with ``head``).", low=0
@@ -147,7 +150,7 @@ def step(
     critic: nn.Module,
     reference: GPT | None = None,
 ) -> tuple[dict[str, float], Batch]:
-    """One step: its metrics, and the batch that it learned from. Arguments and errors as for :func:`train`."""
+    """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
     warmup = state.step < config.value_warmup_steps
     batch, sampled = collect(policy, tokenizer, problems, reward_fn, config, state.generator)
     batch, kl = add_reference(batch, reference, config)
@@ -160,8 +163,8 @@ def step(
     )
     if warmup:
         updates["grad_norm"] = 0.0  # the policy's; it rests
-    metrics = state.count(sampled.rollout.completion_mask) | describe(sampled, config) | kl | advantages | updates
-    return metrics, batch
+    now = state.count(sampled.rollout.completion_mask)
+    return now | describe(sampled, config) | kl | advantages | updates, batch
 
 
 @torch.no_grad()

@@ -64,7 +64,9 @@ class StepConfig(Options):
     beta: float = option(
         0.0, help="price of a nat of KL to the reference; 0 needs no reference and loads none.", low=0
     )
-    kl_in: Literal["loss", "reward"] = option("loss", help="where it is charged: in the loss, token by token.")
+    kl_in: Literal["loss", "reward"] = option(
+        "loss", help="where it is charged: in the loss, token by token."
+    )
     kl_estimator: Literal["k1", "k2", "k3"] | None = option(
         None,
         help="None for k3 in the loss, and k1 in the reward, where only k1 has the right gradient.",
@@ -72,9 +74,7 @@ class StepConfig(Options):
     use_bias_correction_kl: bool = option(
         False, help="multiply the estimate in the loss with the ratio, see :mod:`nanogrpo.kl`."
     )
-    entropy_coef: float = option(
-        0.0, help="reward for a nat of entropy, from the full logits, in the loss."
-    )
+    entropy_coef: float = option(0.0, help="reward for a nat of entropy, from the full logits, in the loss.")
     std_eps: float = option(
         1e-4, help="added to the standard deviation that advantages are divided by.", low=0
     )
@@ -91,11 +91,11 @@ class StepConfig(Options):
         """What options must say of each other."""
         if self.num_mini_batches > self.prompts_per_step:
             raise OptionError(
-                f"num_mini_batches={self.num_mini_batches} is above prompts_per_step={self.prompts_per_step}: "
-                "a minibatch needs at least one prompt"
+                f"num_mini_batches={self.num_mini_batches} is above prompts_per_step="
+                f"{self.prompts_per_step}: a minibatch needs at least one prompt"
             )
         if self.delta is not None and self.surrogate != "clip":
-            raise OptionError(f"delta={self.delta} caps the ratio of surrogate='clip' only; choose that, or None")
+            raise OptionError(f"delta={self.delta} caps the ratio of surrogate='clip' only; choose that")
         if self.delta is not None and self.delta <= 1 + self.clip_high:
             raise OptionError(
                 f"delta={self.delta} must be above 1 + clip_high={1 + self.clip_high}, or the clip has no say"
@@ -293,9 +293,7 @@ def describe(batch: Batch, config: StepConfig) -> dict[str, float]:
     return metrics | ({"groups_sampled": len(rewards)} if config.max_resamples else {})
 
 
-def add_reference(
-    batch: Batch, reference: GPT | None, config: StepConfig
-) -> tuple[Batch, dict[str, float]]:
+def add_reference(batch: Batch, reference: GPT | None, config: StepConfig) -> tuple[Batch, dict[str, float]]:
     """The batch with the reference's log-probs, and the KL at the time of sampling, in nats a token (k3).
 
     Where the loss charges for the KL, the loss measures it as well, and it is not measured here.
@@ -305,7 +303,9 @@ def add_reference(
     """
     if reference is None:
         if config.beta:
-            raise OptionError(f"beta={config.beta} needs a reference: a frozen copy of the policy at the start")
+            raise OptionError(
+                f"beta={config.beta} needs a reference: a frozen copy of the policy at the start"
+            )
         return batch, {}
     rollout, mask = batch.rollout, batch.rollout.completion_mask
     ref_logprobs = logprobs_under(reference, rollout, config.temperature)  # (B, T)
