@@ -52,7 +52,8 @@ def pytest_of(folder, *arguments):
 
 @pytest.mark.slow
 def test_what_was_skipped_is_counted_by_its_reason_and_said_last(desk):
-    code, printed = pytest_of(desk, "-n", "2", "--dist", "loadfile", "tests", "book/call.ipynb", "book/none.ipynb")
+    what = ("tests", "book/call.ipynb", "book/none.ipynb")
+    code, printed = pytest_of(desk, "-n", "2", "--dist", "loadfile", *what)
     assert code == 0, printed
     assert "3 passed, 5 skipped" in printed
     head, corpus, gpu = printed.rstrip().splitlines()[-3:]
