@@ -1,5 +1,7 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
+# make browser a Chromium for the tests of the pages, if no browser is found
+# make test-versions  the core's tests with other Pythons, torch and numpy
 # make lighthouse   Lighthouse on every page of the rendered book
 # make labs    make the students' notebooks and the solutions of the course labs
 # make slides  slides for teachers, from the chapters' figures
@@ -23,7 +25,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test museum bench lab labs labs-grade slides lighthouse lint clean env render
+.PHONY: book test test-versions browser museum bench lab labs labs-grade slides lighthouse lint clean env render
 
 env: $(STAMP)
 
@@ -70,6 +72,17 @@ test: lint
 	$(BIN)/python book/_ext/vendor.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+
+# The core's tests with other Pythons and versions, in environments below _build; what cannot be had is said.
+test-versions: $(STAMP)
+	$(BIN)/python tests/versions.py $(ONLY)
+
+# Debian's own Chromium where this may install it, else the one that playwright brings.
+browser: $(STAMP)
+	@if $(BIN)/python tests/find_browser.py; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else $(BIN)/playwright install --with-deps chromium; fi
 
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
 museum: $(STAMP)

@@ -1,8 +1,6 @@
 """Settings that every test shares, what a machine may lack, and the browser."""
 
 import collections
-import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
 
 from corpus import missing, use_copy_beside  # noqa: E402
+from find_browser import find_browser  # noqa: E402
 
 from nanogrpo.data import load_corpus  # noqa: E402
 
@@ -30,21 +29,15 @@ def corpus():
     return load_corpus()
 
 
-def find_browser() -> str | None:
-    """The browser that CHROMIUM names, or one by its usual name."""
-    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-    return os.environ.get("CHROMIUM") or next((p for p in map(shutil.which, names) if p), None)
-
-
 @pytest.fixture(scope="session")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="package: playwright is not installed")
+    path = find_browser()
+    if path is None:
+        pytest.skip("browser: no Chromium or Chrome is here; `make browser` brings one")
     quiet = ["background-networking", "component-update", "sync", "quic", "gpu"]
     options = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
     with sync_api.sync_playwright() as playwright:
-        path = find_browser() or playwright.chromium.executable_path
-        if not Path(path).exists():
-            pytest.skip("browser: no Chromium or Chrome is here; `make browser` brings one")
         with playwright.chromium.launch(executable_path=path, args=options) as browser:
             yield browser
 

@@ -25,7 +25,8 @@ def desk(tmp_path, monkeypatch):
     """A small repository of three chapters: one that reads the corpus, one that hides it, and one without."""
     (tmp_path / "book").mkdir()
     (tmp_path / "tests").mkdir()
-    for name in ("book/conftest.py", "tests/conftest.py", "tests/nbval_sanitize.cfg"):
+    tests = ("tests/conftest.py", "tests/find_browser.py", "tests/nbval_sanitize.cfg")
+    for name in ("book/conftest.py", *tests):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "book" / "_ext", tmp_path / "book" / "_ext")
     for name, code in {"call": CALL, "sly": SLY, "none": "print(1115394)"}.items():
@@ -52,8 +53,8 @@ def pytest_of(folder, *arguments):
 
 @pytest.mark.slow
 def test_what_was_skipped_is_counted_by_its_reason_and_said_last(desk):
-    what = ("tests", "book/call.ipynb", "book/none.ipynb")
-    code, printed = pytest_of(desk, "-n", "2", "--dist", "loadfile", *what)
+    chapters = ["book/call.ipynb", "book/none.ipynb"]
+    code, printed = pytest_of(desk, "-n", "2", "--dist", "loadfile", "tests", *chapters)
     assert code == 0, printed
     assert "3 passed, 5 skipped" in printed
     head, corpus, gpu = printed.rstrip().splitlines()[-3:]
