@@ -11,7 +11,6 @@ Shakespeare keep their outputs where it cannot be had.
 from __future__ import annotations
 
 import argparse
-import html
 import os
 import re
 import shutil
@@ -59,9 +58,8 @@ class Client(NotebookClient):
         content = msg["content"]
         if msg["msg_type"] == "comm_close":  # a closed widget leaves no state behind
             self.widget_state.pop(content["comm_id"], None)
-        state = content.get("data", {}).get("state", {}) if msg["msg_type"] == "comm_msg" else {}
-        text = state.get("value") if isinstance(state.get("value"), str) else content.get("text", "")
-        frames = [f.strip() for f in re.split(r"[\r\n]", html.unescape(text)) if re.search(r"\d+/\d+\s", f)]
+        lines = re.split(r"[\r\n]", content.get("text", ""))
+        frames = [line.strip() for line in lines if re.search(r"\d+/\d+\s", line)]
         if frames:
             self.show(f"{self.head} {frames[-1]}", end="")
         return super().process_message(msg, cell, cell_index)
