@@ -177,8 +177,9 @@ FAULTS = (
         (
             ('"group", eps: float = 1e-4, correction', '"group", eps: float = 1e-8, correction'),
             (
-                "return torch.where(highest == lowest, highest, rewards.mean(**over))",
-                "return rewards.mean(**over)",
+                "    advantages = advantages.masked_fill(tied, 0.0)  # equal rewards teach nothing, exactly\n"
+                "    return",
+                "    return",
             ),
         ),
         "In float32 the mean of equal rewards can be off by one rounding, and 1e-8 makes that of order one.",
@@ -191,8 +192,8 @@ FAULTS = (
         "advantages.py",
         (
             (
-                "rewards - _mean(rewards, dim=1, keepdim=True)",
-                "rewards - _mean(rewards, dim=0, keepdim=True)",
+                "rewards - rewards.mean(1, keepdim=True)  # (P, G)",
+                "rewards - rewards.mean(0, keepdim=True)  # (P, G)",
             ),
         ),
         "Compares a completion with answers to other prompts.",
