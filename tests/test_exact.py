@@ -46,8 +46,9 @@ def graded(scope):
     return torch.randn(len(scope.ids), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-def estimator(advantages, **options):
+def estimator(advantages, aggregation="sequence_mean", **options):
     """The GRPO loss of the package with these advantages."""
+    options["aggregation"] = aggregation
 
     def loss(s):
         options["denominators"] = Denominators.of(s.mask, T)
