@@ -71,8 +71,8 @@ class RunError(NanoGRPOError, ValueError):
     """A run's folder holds another run than the one asked for, or none."""
 
 
-class FaultError(NanoGRPOError, RuntimeError):
-    """A fault cannot be planted, because the text that it replaces has changed, or not be examined."""
+class MuseumError(NanoGRPOError, RuntimeError):
+    """A piece of the museum cannot be planted, since the text it replaces has changed, or not be examined."""
 
 
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:

@@ -70,7 +70,8 @@ class AdamW:
         torch._foreach_copy_(self.before, self.params)
         if self.weight_decay:
             torch._foreach_mul_([p for p in self.params if p.ndim >= 2], 1 - self.lr * self.weight_decay)
-        torch._foreach_addcdiv_(self.params, self.mean, scale, -self.lr / (1 - beta1**self.steps))
+        rate = min(self.lr / (1 - beta1**self.steps), torch.finfo(scale[0].dtype).max)
+        torch._foreach_addcdiv_(self.params, self.mean, scale, -rate)
         norm = float(torch.stack(torch._foreach_norm(self.params)).norm())
         if not norm < float("inf"):
             torch._foreach_copy_(self.params, self.before)

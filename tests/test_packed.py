@@ -236,7 +236,7 @@ def test_a_captured_decoder_keeps_its_addresses_and_its_results(monkeypatch):
         addresses = now
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU: no CUDA GPU is here")
 @pytest.mark.parametrize("graphs", [False, True], ids=["eager", "captured"])
 def test_on_a_gpu(monkeypatch, graphs):
     monkeypatch.setattr(packed, "CUDA_GRAPHS", graphs)

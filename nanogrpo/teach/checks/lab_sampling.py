@@ -10,7 +10,9 @@ from torch import Tensor
 
 from nanogrpo import rollout
 from nanogrpo.model import GPT
-from nanogrpo.teach.verdict import CheckFailed, Draw, call, compare, drawn
+from nanogrpo.teach.checks.compare import call, compare
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 EOS = 1
 
@@ -40,7 +42,7 @@ def _case(draw: Draw, N: int, early: bool) -> tuple[GPT, Tensor, Tensor, Tensor,
                 return model, prompt, uniforms, loop, min(length, N)
 
 
-@drawn(2)
+@register(rounds=2)
 @torch.no_grad()
 def check_complete(implementation: Callable, draw: Draw) -> None:
     """``f(model, prompt, uniforms, eos_id)``: ids of one completion, its end included, and log-probs."""
@@ -103,7 +105,7 @@ def _greedy(model: GPT, prompt: Tensor, N: int) -> Tensor:
     return torch.stack([text[len(prompt) :].to(logprobs), logprobs])
 
 
-@drawn()
+@register()
 def check_perplexity(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, mask)``: exp of the mean surprise of each completion's sampled tokens, ``(B,)``."""
     B, T = draw.integer(3, 5), draw.integer(6, 8)

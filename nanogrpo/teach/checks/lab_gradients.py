@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nanogrpo.teach.verdict import CheckFailed, Draw, call, compare, drawn, gradient
+from nanogrpo.teach.checks.compare import call, compare, gradient
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 
-@drawn()
+@register()
 def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, advantages, mask)``: one number, minus the mean over rows of advantage times log-prob.
 
@@ -56,7 +58,7 @@ def _world(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     return probs, 1 + draw.normal(N), scores - probs @ scores
 
 
-@drawn()
+@register()
 def check_exact_gradient(implementation: Callable, draw: Draw) -> None:
     """``f(probs, rewards, scores)``: the gradient ``(D,)`` of the expected reward."""
     probs, rewards, scores = _world(draw)
@@ -78,7 +80,7 @@ def check_exact_gradient(implementation: Callable, draw: Draw) -> None:
     compare("the gradient", call(implementation, probs, rewards, scores), right, mistakes)
 
 
-@drawn()
+@register()
 def check_expected_estimate(implementation: Callable, draw: Draw) -> None:
     """``f(probs, estimates)``: the expectation ``(D,)`` of estimates from two draws, ``(N, N, D)``."""
     N, D = draw.integer(5, 7), draw.integer(3, 4)
@@ -109,7 +111,7 @@ def check_expected_estimate(implementation: Callable, draw: Draw) -> None:
     compare("the expectation", call(implementation, probs, estimates), right, mistakes)
 
 
-@drawn()
+@register()
 def check_best_baseline(implementation: Callable, draw: Draw) -> None:
     """``f(probs, rewards, scores)``: the constant baseline with the least variance, a scalar."""
     probs, rewards, scores = _world(draw)
@@ -133,7 +135,7 @@ def check_best_baseline(implementation: Callable, draw: Draw) -> None:
     compare("the baseline", call(implementation, probs, rewards, scores), right, mistakes)
 
 
-@drawn()
+@register()
 def check_mean_and_error(implementation: Callable, draw: Draw) -> None:
     """``f(estimates)``: the mean of ``(M, D)`` over M, and the standard error of that mean, both ``(D,)``."""
     M, D = draw.integer(6, 9), draw.integer(3, 4)

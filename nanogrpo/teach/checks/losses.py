@@ -9,20 +9,13 @@ import torch
 from torch import Tensor
 
 from nanogrpo import losses
-from nanogrpo.teach.check_means import means_of
-from nanogrpo.teach.verdict import (
-    CheckFailed,
-    Draw,
-    call,
-    compare,
-    drawn,
-    gradient,
-    no_gradient,
-    padding_is_zero,
-)
+from nanogrpo.teach.checks.compare import call, compare, gradient, no_gradient, padding_is_zero
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.means import means_of
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 
-@drawn()
+@register("losses.importance_ratio")
 def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, mask)``: new over old probability of each token, and its gradient."""
     B, T = draw.integer(3, 4), draw.integer(3, 5)
@@ -52,7 +45,7 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
     no_gradient("the ratio", got, old, why)
 
 
-@drawn()
+@register("losses.importance_ratio")
 def check_mask_before_exp(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, mask)``: what padding holds reaches neither the ratio nor its gradient."""
     B, T = draw.integer(3, 4), draw.integer(3, 5)
@@ -71,7 +64,7 @@ def check_mask_before_exp(implementation: Callable, draw: Draw) -> None:
         )
 
 
-@drawn()
+@register("losses.clipped_surrogate")
 def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     """``f(ratio, advantages, mask, clip_low, clip_high)``: PPO's loss of each token, and its gradient."""
     B, T, low, high = draw.integer(4, 6), 3, 0.2, 0.3
@@ -123,7 +116,7 @@ def surrogate_mistakes(
     return [(torch.where(mask, values, 0.0), sentence) for values, sentence in wrong]
 
 
-@drawn()
+@register("losses.grpo_loss")
 def check_kl_penalty(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: what the KL adds."""
     B, T, beta = draw.integer(3, 5), draw.integer(2, 4), draw.uniform(0.5, 2, 1).item()
@@ -161,7 +154,7 @@ def _first(result):
     return result[0] if isinstance(result, tuple) else result
 
 
-@drawn()
+@register()
 def check_grpo_loss(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask)``: GRPO's loss of the paper without KL."""
     B, T = draw.integer(4, 6), 3

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from nanogrpo import advantages
-from nanogrpo.teach.verdict import CheckFailed, Draw, call, compare, drawn, padding_is_zero
+from nanogrpo.teach.checks.compare import call, compare, padding_is_zero
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 
 def _rewards(draw: Draw) -> Tensor:
@@ -18,7 +20,7 @@ def _rewards(draw: Draw) -> Tensor:
     return 2 * draw.normal(P, 1) + draw.uniform(0.5, 3, P, 1) * draw.normal(P, G)
 
 
-@drawn()
+@register("advantages.group_advantages")
 def check_group_advantages(implementation: Callable, draw: Draw) -> None:
     """``f(rewards)``: rewards ``(P, G)`` less their group's mean, over its population standard deviation."""
     r = _rewards(draw)
@@ -67,7 +69,7 @@ def _batch(what: str, P: int, G: int) -> str:
     )
 
 
-@drawn()
+@register("advantages.group_advantages")
 def check_bessel(implementation: Callable, draw: Draw) -> None:
     """``f(rewards, correction=1)``: the same over Bessel's standard deviation, which divides by G - 1."""
     r = _rewards(draw)
@@ -86,7 +88,7 @@ def check_bessel(implementation: Callable, draw: Draw) -> None:
     compare("the advantage", call(implementation, r, correction=1), right, mistakes, **close)
 
 
-@drawn()
+@register("advantages.group_advantages")
 def check_tied_groups(implementation: Callable, draw: Draw) -> None:
     """``f(rewards)``: a group of equal rewards gets zero, in float32 as well, and another group does not."""
     for _ in range(1000):  # look for a number whose mean float32 misses: for some G there is none
@@ -110,7 +112,7 @@ def check_tied_groups(implementation: Callable, draw: Draw) -> None:
         )
 
 
-@drawn()
+@register("advantages.leave_one_out")
 def check_leave_one_out(implementation: Callable, draw: Draw) -> None:
     """``f(rewards)``: rewards ``(P, G)`` less the mean of the *other* rewards of their group."""
     r = _rewards(draw)
@@ -134,7 +136,7 @@ def check_leave_one_out(implementation: Callable, draw: Draw) -> None:
     compare("the advantage", call(implementation, r), advantages.leave_one_out(r), mistakes)
 
 
-@drawn()
+@register("advantages.gae")
 def check_gae(implementation: Callable, draw: Draw) -> None:
     """``f(rewards, values, mask, gamma, lam)``: advantages and the critic's targets, ``(B, T)``."""
     B, T, gamma, lam = draw.integer(3, 5), draw.integer(4, 6), 0.9, draw.uniform(0.4, 0.8, 1).item()
@@ -193,7 +195,7 @@ def _gae(rewards, values, mask, gamma: float, decay: float, bootstrap: bool = Fa
     return result
 
 
-@drawn()
+@register("advantages.token_rewards")
 def check_token_rewards(implementation: Callable, draw: Draw) -> None:
     """``f(scores, mask, kl, beta)``: the score on the last token, less the price of each one's KL."""
     B, T, beta = draw.integer(3, 5), draw.integer(4, 6), draw.uniform(0.1, 0.5, 1).item()

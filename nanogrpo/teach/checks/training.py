@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from nanogrpo import critic, grpo, losses, rollout
 from nanogrpo.tasks import Addition
-from nanogrpo.teach.verdict import (
-    CheckFailed,
-    Draw,
-    call,
-    compare,
-    drawn,
-    gradient,
-    no_gradient,
-    padding_is_zero,
-)
+from nanogrpo.teach.checks.compare import call, compare, gradient, no_gradient, padding_is_zero
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 
-@drawn()
+@register("tokenizer.CharTokenizer")
 def check_encode_completions(implementation: Callable, draw: Draw) -> None:
     """``f(alphabet)``: a tokenizer whose ``encode_completions`` gives a mask with the EOS in it."""
     alphabet = "".join(chr(97 + int(i)) for i in torch.randperm(26, generator=draw.generator)[:6])
@@ -52,7 +46,7 @@ def check_encode_completions(implementation: Callable, draw: Draw) -> None:
         raise CheckFailed(f"The demonstrations {texts} come back as {decoded}.")
 
 
-@drawn()
+@register("losses.sft_loss")
 def check_sft_loss(implementation: Callable, draw: Draw) -> None:
     """``f(logits, targets, mask)``: surprise at each completion token; the shift is made already."""
     B, T, V = draw.integer(3, 4), draw.integer(3, 5), draw.integer(5, 7)
@@ -82,7 +76,7 @@ def check_sft_loss(implementation: Callable, draw: Draw) -> None:
     compare("the gradient of the loss", gradient("the loss", got, logits), gradient("", right, logits))
 
 
-@drawn()
+@register("losses.bradley_terry_loss")
 def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
     """``f(chosen, rejected)``: surprise at each preference ``(N,)``, and its gradient."""
     N = draw.integer(4, 8)
@@ -116,7 +110,12 @@ def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
         )
 
 
-@drawn()
+def _pooling(module: ModuleType) -> Callable:
+    outputs_as_they_are = SimpleNamespace(gpt=lambda outputs: outputs.unsqueeze(2), pool="last")
+    return lambda outputs, lens: module.RewardModel.forward(outputs_as_they_are, outputs, lens)
+
+
+@register(("reward_model", _pooling))
 def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
     """``f(outputs, lens)``: of an output at every token, ``(B, T)``, that of each text's last one."""
     B, T = draw.integer(3, 5), draw.integer(6, 8)
@@ -141,7 +140,7 @@ def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
     compare("the score", call(implementation, outputs, lens), right, mistakes)
 
 
-@drawn()
+@register("losses.value_loss")
 def check_value_loss(implementation: Callable, draw: Draw) -> None:
     """``f(values, returns, mask, old_values, clip_range)``: the critic's clipped error of each token."""
     B, T, c = draw.integer(3, 5), draw.integer(4, 6), 0.3
@@ -177,7 +176,7 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
     compare("the gradient of the loss", gradient("the loss", got, values), gradient("", right, values))
 
 
-@drawn(2)
+@register("critic.values_of", rounds=2)
 def check_values_of(implementation: Callable, draw: Draw) -> None:
     """``f(critic, policy, rollout)``: the value before each token, which has not seen it."""
     policy, V, T = draw.model(6), 6, 4
@@ -203,7 +202,7 @@ def check_values_of(implementation: Callable, draw: Draw) -> None:
     compare("the value", got, right, atol=1e-4)
 
 
-@drawn(1)
+@register("grpo.train", rounds=1)
 def check_reference_is_frozen(implementation: Callable, draw: Draw) -> None:
     """``f(model, tokenizer, problems, reward_fn, config)``: a trainer whose KL is to its start."""
     task = Addition(digits=1, held_out=10)

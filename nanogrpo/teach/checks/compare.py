@@ -1,4 +1,4 @@
-"""What all checks share: fresh random inputs, the call of a student's function, and the sentence that fails.
+"""What all checks share: the call of a student's function, the comparison, and the sentence that fails.
 
 A check compares what a function returns with the right answer. Where the two differ, it computes the usual
 wrong answers as well, and names the one that matches.
@@ -6,89 +6,14 @@ wrong answers as well, and names the one that matches.
 
 from __future__ import annotations
 
-import functools
-import random
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import NanoGRPOError
-from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.teach.checks.registry import CheckFailed
 
 Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
-
-
-class CheckFailed(NanoGRPOError, AssertionError):
-    """An implementation gives another answer than it should; the message says what may be wrong."""
-
-
-class Draw:
-    """Random inputs of one round, all from one seed, of torch's default number type."""
-
-    def __init__(self, seed: int):
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def normal(self, *shape: int) -> Tensor:
-        """Normal numbers."""
-        return torch.randn(*shape, generator=self.generator)
-
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """Uniform numbers."""
-        return low + (high - low) * torch.rand(*shape, generator=self.generator)
-
-    def integers(self, low: int, high: int, *shape: int) -> Tensor:
-        """Whole numbers from ``low`` to ``high``, both included."""
-        return torch.randint(low, high + 1, shape, generator=self.generator)
-
-    def integer(self, low: int, high: int) -> int:
-        """One of them."""
-        return int(self.integers(low, high, 1))
-
-    def mask(self, rows: int, tokens: int) -> Tensor:
-        """A completion mask ``(rows, tokens)``: the first row is full, the second is not, none is empty."""
-        lengths = self.integers(1, tokens, rows, 1)
-        lengths[0], lengths[1] = tokens, self.integer(1, tokens - 1)
-        return torch.arange(tokens) < lengths
-
-    def logprobs(self, *shape: int) -> Tensor:
-        """Log-probs of sampled tokens, in nats."""
-        return -self.normal(*shape).abs() - 0.1
-
-    def model(self, vocab_size: int, block_size: int = 16) -> GPT:
-        """A tiny GPT with large random weights, so that no two of its predictions are alike."""
-        with (
-            torch.random.fork_rng(devices=[]),
-            torch.no_grad(),
-        ):  # the reader's random numbers stay as they are
-            model = GPT(GPTConfig(vocab_size, block_size, n_layer=1, n_head=1, n_embd=8))
-            for weight in model.parameters():
-                weight.copy_(self.normal(*weight.shape))
-        return model
-
-
-def drawn(rounds: int = 4) -> Callable:
-    """Make a public check, ``check(implementation, seed=None)``, of one that takes a :class:`Draw`.
-
-    Without a ``seed`` the inputs are new at each call. A failure names the seed that draws its case again.
-    """
-
-    def decorate(check: Callable) -> Callable:
-        @functools.wraps(check)
-        def run(implementation: Callable, seed: int | None = None) -> None:
-            first = random.SystemRandom().randrange(1 << 30) if seed is None else seed
-            for number in range(first, first + rounds):
-                try:
-                    with torch.enable_grad():
-                        check(implementation, Draw(number))
-                except CheckFailed as failed:
-                    again = f"[{check.__name__}(..., seed={number}) draws this case again]"
-                    raise CheckFailed(f"{failed} {again}") from failed.__cause__
-
-        del run.__wrapped__  # the signature to show is the one above
-        return run
-
-    return decorate
 
 
 def call(function: Callable, *arguments, **options):

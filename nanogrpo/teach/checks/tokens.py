@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from nanogrpo import rollout
-from nanogrpo.teach.verdict import CheckFailed, Draw, call, compare, drawn
+from nanogrpo.teach.checks.compare import call, compare
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 EOS, PAD = 1, 0
 
 
-@drawn()
+def _packed(module: ModuleType) -> Callable:
+    def token_logprobs(model, prompt_ids, prompt_lens, ids):
+        return rollout.logprobs_of(module.completion_logits(model, prompt_ids, prompt_lens, ids), ids)
+
+    return token_logprobs
+
+
+@register("rollout.token_logprobs", ("packed", _packed))
 def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
     """``f(model, prompt_ids, prompt_lens, completion_ids)``: log-probs of the completion tokens."""
     P, G, T, V = 3, 2, draw.integer(3, 4), 7
@@ -71,7 +81,7 @@ def _logits_at(model, prompt_ids, prompt_lens, completion_ids, shift: int, repea
     return logits.gather(1, (at + shift)[..., None].expand(-1, -1, logits.shape[2]))
 
 
-@drawn()
+@register("rollout.logprobs_of")
 def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
     """``f(logits, ids, temperature)``: log-probs ``(B, T)`` of given tokens at a temperature."""
     B, T, V = draw.integer(2, 4), draw.integer(2, 4), draw.integer(5, 8)
@@ -107,7 +117,7 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
     compare("the log-prob of a token", call(implementation, logits, ids, temperature), right, mistakes)
 
 
-@drawn(2)
+@register("rollout.choose", rounds=2)
 def check_choose(implementation: Callable, draw: Draw) -> None:
     """``f(logits, uniforms, temperature)``: one sampled token a row, and its log-prob at that temperature."""
     N, V, temperature = 4000, 5, (0.4, 2.5)[draw.integer(0, 1)]
@@ -150,7 +160,7 @@ def check_choose(implementation: Callable, draw: Draw) -> None:
     compare("the log-prob of a sampled token", logprobs, probs.log()[tokens], mistakes, atol=1e-4)
 
 
-@drawn()
+@register("rollout.completion_mask")
 def check_completion_mask(implementation: Callable, draw: Draw) -> None:
     """``f(completion_ids, eos_id)``: true ``(B, T)`` for each sampled token, the first EOS included."""
     B, T = draw.integer(4, 6), draw.integer(4, 6)
@@ -180,7 +190,7 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
         raise CheckFailed(f"The mask is {got.dtype}, expected torch.bool: return the comparison itself.")
 
 
-@drawn()
+@register("rollout.generate", "packed.generate")
 def check_generate(implementation: Callable, draw: Draw) -> None:
     """``f(model, prompt_ids, prompt_lens, *, ...)``: a rollout, as :func:`nanogrpo.rollout.generate`."""
     P, G, T, V = 2, 3, 4, 4

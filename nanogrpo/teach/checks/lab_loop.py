@@ -18,12 +18,14 @@ from nanogrpo.rollout import Rollout, token_logprobs
 from nanogrpo.step import Batch
 from nanogrpo.step import update as update_weights
 from nanogrpo.tasks import Addition, Problem, exact_match
-from nanogrpo.teach.verdict import CheckFailed, Draw, call, compare, drawn
+from nanogrpo.teach.checks.compare import call, compare
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 LEAST_RISE = 0.2
 
 
-@drawn(1)
+@register(rounds=1)
 def check_train(implementation: Callable, draw: Draw) -> None:
     """``f(policy, tokenizer, problems, reward_fn, update, config, generator)``: mean reward of each step.
 

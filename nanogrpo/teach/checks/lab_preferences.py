@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 
 from nanogrpo import reward_model
-from nanogrpo.teach.verdict import Draw, call, compare, drawn
+from nanogrpo.teach.checks.compare import call, compare
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import register
 
 
-@drawn()
+@register()
 def check_preference_probs(implementation: Callable, draw: Draw) -> None:
     """``f(scores_a, scores_b, temperature)``: how probably a noisy judge prefers ``a``, ``(N,)``."""
     N, tau = draw.integer(4, 8), draw.uniform(0.3, 0.7, 1).item()
@@ -32,7 +34,7 @@ def check_preference_probs(implementation: Callable, draw: Draw) -> None:
     compare("the probability", call(implementation, a, b, tau), right, mistakes)
 
 
-@drawn()
+@register()
 def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
     """``f(probs)``: the share of noisy labels that the judge itself would get right, one number."""
     probs = draw.uniform(0.05, 0.95, draw.integer(5, 9))
@@ -57,7 +59,7 @@ def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
     compare("the ceiling", call(implementation, probs), right, mistakes)
 
 
-@drawn()
+@register()
 def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
     """``f(chosen, rejected)``: share of pairs that are ranked right; a tie counts half."""
     N = draw.integer(6, 9)
@@ -86,7 +88,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
     compare("the accuracy", call(implementation, chosen, rejected), right, mistakes)
 
 
-@drawn()
+@register()
 def check_best_of_n(implementation: Callable, draw: Draw) -> None:
     """``f(scores, values, n)``: mean value of the best-scored of ``n``, over all subsets of a pool."""
     N, n = draw.integer(6, 8), draw.integer(3, 4)

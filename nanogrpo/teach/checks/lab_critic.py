@@ -7,10 +7,12 @@ from collections.abc import Callable
 import torch
 
 from nanogrpo import advantages, critic
-from nanogrpo.teach.verdict import Draw, call, compare, drawn, padding_is_zero
+from nanogrpo.teach.checks.compare import call, compare, padding_is_zero
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import register
 
 
-@drawn()
+@register()
 def check_whiten(implementation: Callable, draw: Draw) -> None:
     """``f(advantages, mask, eps)``: mean 0 and standard deviation 1 over the unmasked tokens, ``(B, T)``."""
     B, T, eps = draw.integer(3, 5), draw.integer(6, 8), 0.01
@@ -48,7 +50,7 @@ def check_whiten(implementation: Callable, draw: Draw) -> None:
     padding_is_zero("the whitened advantage", got, mask)
 
 
-@drawn()
+@register()
 def check_explained_variance(implementation: Callable, draw: Draw) -> None:
     """``f(values, returns, mask)``: the share of the returns' variance that the critic knew, one number."""
     B, T = draw.integer(3, 5), draw.integer(6, 8)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from nanogrpo import kl
-from nanogrpo.teach.verdict import CheckFailed, Draw, call, compare, drawn, gradient, no_gradient
+from nanogrpo.teach.checks.compare import call, compare, gradient, no_gradient
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 DELTA = "delta = ref_logprobs - logprobs, in this order"
 
@@ -48,25 +50,25 @@ def _check(implementation: Callable, draw: Draw, name: str) -> None:
     compare(f"the gradient of {name}", gradient(name, got, logprobs), slopes[name], mistakes)
 
 
-@drawn()
+@register("kl.kl_k1")
 def check_kl_k1(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, ref_logprobs)``: k1 of each token, and its gradient."""
     _check(implementation, draw, "k1")
 
 
-@drawn()
+@register("kl.kl_k2")
 def check_kl_k2(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, ref_logprobs)``: k2 of each token, and its gradient."""
     _check(implementation, draw, "k2")
 
 
-@drawn()
+@register("kl.kl_k3")
 def check_kl_k3(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, ref_logprobs)``: k3 of each token, and its gradient."""
     _check(implementation, draw, "k3")
 
 
-@drawn()
+@register("kl.kl_k3")
 def check_kl_k3_precision(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, ref_logprobs)``: k3 keeps its digits in float32 where policy and reference are close."""
     logprobs = draw.logprobs(6).float()
@@ -84,7 +86,7 @@ def check_kl_k3_precision(implementation: Callable, draw: Draw) -> None:
         )
 
 
-@drawn()
+@register("kl.kl_k3")
 def check_reference_gets_no_gradient(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, ref_logprobs)``: the reference is a constant of the KL."""
     logprobs, ref = _pair(draw)
@@ -97,7 +99,7 @@ def check_reference_gets_no_gradient(implementation: Callable, draw: Draw) -> No
     no_gradient("the KL", call(implementation, logprobs, ref), ref, why)
 
 
-@drawn()
+@register("kl.kl_exact")
 def check_kl_exact(implementation: Callable, draw: Draw) -> None:
     """``f(logits, ref_logits)``: KL(policy || reference) of each distribution, and its gradient."""
     shape = (draw.integer(2, 3), draw.integer(2, 4), draw.integer(4, 7))
@@ -119,7 +121,7 @@ def check_kl_exact(implementation: Callable, draw: Draw) -> None:
     compare("the gradient of the KL", gradient("the KL", got, logits), gradient("", right, logits))
 
 
-@drawn()
+@register("kl.entropy")
 def check_entropy(implementation: Callable, draw: Draw) -> None:
     """``f(logits)``: entropy in nats of each next-token distribution, and its gradient."""
     shape = (draw.integer(2, 3), draw.integer(2, 4), draw.integer(4, 7))
@@ -144,7 +146,7 @@ def check_entropy(implementation: Callable, draw: Draw) -> None:
     compare("the gradient of the entropy", gradient("the entropy", got, logits), gradient("", right, logits))
 
 
-@drawn()
+@register("kl.entropy_sampled")
 def check_entropy_sampled(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs)``: the entropy's unbiased estimate from the sampled tokens alone."""
     logprobs = draw.logprobs(draw.integer(2, 4), draw.integer(3, 5))

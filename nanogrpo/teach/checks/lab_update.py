@@ -13,17 +13,10 @@ from nanogrpo import rollout as rollouts
 from nanogrpo.losses import clipped_surrogate, grpo_loss
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.check_losses import surrogate_mistakes
-from nanogrpo.teach.verdict import (
-    CheckFailed,
-    Draw,
-    call,
-    compare,
-    drawn,
-    gradient,
-    no_gradient,
-    padding_is_zero,
-)
+from nanogrpo.teach.checks.compare import call, compare, gradient, no_gradient, padding_is_zero
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.losses import surrogate_mistakes
+from nanogrpo.teach.checks.registry import CheckFailed, register
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
     "through the graph a second time": "backward runs twice through one graph: the log-probs belong inside "
@@ -33,7 +26,7 @@ AUTOGRAD = {  # what PyTorch says, and what it means here
 }
 
 
-@drawn()
+@register()
 def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, advantages, mask, clip_low, clip_high)``: ratio and clip, ``(B, T)``."""
     B, T, low, high = draw.integer(4, 6), 3, 0.2, 0.3
@@ -186,7 +179,7 @@ def _batch(draw: Draw) -> tuple[GPT, GPT, Rollout, Tensor, float]:
     return policy, reference, sampled, A, lr
 
 
-@drawn(2)
+@register(rounds=2)
 def check_improve(implementation: Callable, draw: Draw) -> None:
     """``f(policy, reference, optimizer, rollout, advantages, beta, num_updates)``: losses of the updates.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from nanogrpo import losses
 from nanogrpo.losses import Denominators, aggregate
-from nanogrpo.teach.verdict import Draw, call, compare, drawn, gradient
+from nanogrpo.teach.checks.compare import call, compare, gradient
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import register
 
 
 def _per_token(draw: Draw) -> tuple[Tensor, Tensor]:
@@ -65,14 +69,25 @@ def _check_mean(implementation, draw: Draw, how: str, names: tuple[str, ...], *o
     compare("the weight of a token (the gradient)", gradient("the loss", got, x), gradient("", right, x))
 
 
-@drawn()
+def _aggregate(how: str, module: ModuleType) -> Callable:
+    return lambda per_token, mask: module.aggregate(per_token, mask, how)
+
+
+def _constant(module: ModuleType) -> Callable:
+    def mean(per_token, mask, max_length):
+        return module.aggregate(per_token, mask, "constant", module.Denominators.of(mask, max_length))
+
+    return mean
+
+
+@register(("losses", partial(_aggregate, "token_mean")))
 def check_token_mean(implementation: Callable, draw: Draw) -> None:
     """``f(per_token, mask)``: one number, the mean over all sampled tokens of the batch."""
     names = ("positions", "unmasked", "unmasked sum", "sequence_mean", "sum", "sequence_sum")
     _check_mean(implementation, draw, "token_mean", names)
 
 
-@drawn()
+@register(("losses", partial(_aggregate, "sequence_mean")))
 def check_sequence_mean(implementation: Callable, draw: Draw) -> None:
     """``f(per_token, mask)``: one number, the mean over completions of each one's own mean."""
     x, mask = _per_token(draw)
@@ -90,14 +105,14 @@ def check_sequence_mean(implementation: Callable, draw: Draw) -> None:
     compare("the weight of a token (the gradient)", gradient("the loss", got, x), gradient("", right, x))
 
 
-@drawn()
+@register(("losses", _constant))
 def check_constant_mean(implementation: Callable, draw: Draw) -> None:
     """``f(per_token, mask, max_length)``: the sum over tokens, over completions times a constant length."""
     names = ("longest", "unmasked", "without B", "sequence_sum", "token_mean", "sequence_mean", "sum")
     _check_mean(implementation, draw, "constant", names)
 
 
-@drawn()
+@register("losses.aggregate")
 def check_microbatches(implementation: Callable, draw: Draw) -> None:
     """``f(per_token, mask, how, denominators)``: the parts of a batch add up to the whole, in each mean."""
     x, mask = _per_token(draw)
