@@ -68,9 +68,11 @@ class AdamW:
         torch._foreach_div_(scale, (1 - beta2**self.steps) ** 0.5)
         torch._foreach_add_(scale, self.eps)
         torch._foreach_copy_(self.before, self.params)
-        if self.weight_decay:
-            torch._foreach_mul_([p for p in self.params if p.ndim >= 2], 1 - self.lr * self.weight_decay)
-        torch._foreach_addcdiv_(self.params, self.mean, scale, -self.lr / (1 - beta1**self.steps))
+        most = torch.finfo(scale[0].dtype).max  # a larger number is none of this type
+        if self.weight_decay and (matrices := [p for p in self.params if p.ndim >= 2]):
+            torch._foreach_mul_(matrices, max(1 - self.lr * self.weight_decay, -most))
+        rate = min(self.lr / (1 - beta1**self.steps), most)
+        torch._foreach_addcdiv_(self.params, self.mean, scale, -rate)
         norm = float(torch.stack(torch._foreach_norm(self.params)).norm())
         if not norm < float("inf"):
             torch._foreach_copy_(self.params, self.before)
