@@ -47,8 +47,12 @@ class BlockSizeError(NanoGRPOError, ValueError):
     """Prompt and completion together are longer than the model can read."""
 
 
+class RowError(NanoGRPOError, ValueError):
+    """A row of a data set is not like the others, or lacks what a row must have."""
+
+
 class RewardError(NanoGRPOError, ValueError):
-    """A reward function returned the wrong number of values, or one that is not a finite number."""
+    """A reward function failed, or did not return one finite number for each completion."""
 
 
 class PairError(NanoGRPOError, ValueError):
@@ -86,6 +90,16 @@ def check_choice(what: str, got, choices) -> None:
     """Raise OptionError, listing the choices, unless ``got`` is one of ``choices``."""
     if got not in choices:
         raise OptionError(f"{what}={got!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def check_outputs(outputs, where: str) -> None:
+    """Raise NonFiniteError where a model's outputs after an update are not finite; ``where`` is named."""
+    if not outputs.isfinite().all():
+        raise NonFiniteError(
+            f"after {where} the model's outputs are not finite: its weights have grown too large, most likely "
+            "because the learning rate is too high. Lower it, and go on from the last checkpoint, which is "
+            "untouched; the weights in memory are broken"
+        )
 
 
 def check_mask(mask, **tensors) -> None:
