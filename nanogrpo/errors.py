@@ -6,6 +6,9 @@ One base class, so that a caller can catch them all, and a built-in parent for e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class NanoGRPOError(Exception):
     """Base class of every error that this package raises on purpose."""
@@ -77,6 +80,17 @@ class RunError(NanoGRPOError, ValueError):
 
 class FaultError(NanoGRPOError, RuntimeError):
     """A fault cannot be planted, because the text that it replaces has changed, or not be examined."""
+
+
+@contextmanager
+def os_errors(error: type[NanoGRPOError], what: str, remedy: str) -> Iterator[None]:
+    """Turn an error of the operating system into one of this package, with its reason and a remedy."""
+    try:
+        yield
+    except NanoGRPOError:
+        raise
+    except OSError as cause:
+        raise error(f"cannot {what}: {cause.strerror or cause}; {remedy}") from cause
 
 
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:

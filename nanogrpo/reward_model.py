@@ -20,10 +20,10 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from nanogrpo.checkpoint import load_tensors, save_tensors
+from nanogrpo.checkpoint import blank_model, load_tensors, save_tensors
 from nanogrpo.errors import CheckpointError, OptionError, PairError, check_choice, check_outputs, check_shape
 from nanogrpo.losses import bradley_terry_loss
-from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.model import GPT
 from nanogrpo.optim import clip_grad_norm
 from nanogrpo.options import Options, option
 from nanogrpo.state import TrainState
@@ -188,11 +188,11 @@ def load_reward_model(path: str | os.PathLike, device: str | torch.device = "cpu
             f"{path} holds no reward model; a policy is loaded with checkpoint.load_model, and "
             "RewardModel(policy, tokenizer) makes an untrained reward model of it"
         )
+    gpt, tokenizer = blank_model(path, tensors, header)
     try:
-        gpt, tokenizer = GPT(GPTConfig(**json.loads(header["config"]))), CharTokenizer(header["alphabet"])
         model = RewardModel(gpt, tokenizer, header["pool"])
         model.gpt.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another version: {error}") from error
     return model.to(device)
 

@@ -12,7 +12,7 @@ WINGS = ("nanogrpo.teach", "nanogrpo.show")
 # The flow, in layers: a module may import from earlier layers only.
 LAYERS = [
     {"errors"},
-    {"options"},
+    {"options", "lock"},
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
     {"losses", "rewards", "plays", "rollout", "checkpoint", "data", "state"},
     {"packed", "reward_model", "tasks"},
@@ -21,6 +21,7 @@ LAYERS = [
     {"grpo"},
     {"ppo"},
     {"recipes", "preferences", "runs"},
+    {"job"},
     {"commands"},
     {"demo"},
     {"__main__"},
