@@ -6,6 +6,9 @@ One base class, so that a caller can catch them all, and a built-in parent for e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class NanoGRPOError(Exception):
     """Base class of every error that this package raises on purpose."""
@@ -47,8 +50,12 @@ class BlockSizeError(NanoGRPOError, ValueError):
     """Prompt and completion together are longer than the model can read."""
 
 
+class RowError(NanoGRPOError, ValueError):
+    """A row of a data set is not like the others, or lacks what a row must have."""
+
+
 class RewardError(NanoGRPOError, ValueError):
-    """A reward function returned the wrong number of values, or one that is not a finite number."""
+    """A reward function failed, or did not return one finite number for each completion."""
 
 
 class PairError(NanoGRPOError, ValueError):
@@ -75,6 +82,17 @@ class MuseumError(NanoGRPOError, RuntimeError):
     """A piece of the museum cannot be planted, since the text it replaces has changed, or not be examined."""
 
 
+@contextmanager
+def os_errors(error: type[NanoGRPOError], what: str, remedy: str) -> Iterator[None]:
+    """Turn an error of the operating system into one of this package, with its reason and a remedy."""
+    try:
+        yield
+    except NanoGRPOError:
+        raise
+    except OSError as cause:
+        raise error(f"cannot {what}: {cause.strerror or cause}; {remedy}") from cause
+
+
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:
     """Raise ShapeError, naming both shapes, unless tensor ``got`` has shape ``expected``."""
     if tuple(got.shape) != tuple(expected):
@@ -86,6 +104,16 @@ def check_choice(what: str, got, choices) -> None:
     """Raise OptionError, listing the choices, unless ``got`` is one of ``choices``."""
     if got not in choices:
         raise OptionError(f"{what}={got!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def check_outputs(outputs, where: str) -> None:
+    """Raise NonFiniteError where a model's outputs after an update are not finite; ``where`` is named."""
+    if not outputs.isfinite().all():
+        raise NonFiniteError(
+            f"after {where} the model's outputs are not finite: its weights have grown too large, most likely "
+            "because the learning rate is too high. Lower it, and go on from the last checkpoint, which is "
+            "untouched; the weights in memory are broken"
+        )
 
 
 def check_mask(mask, **tensors) -> None:

@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from nanogrpo import plays, weights
+from nanogrpo import plays, sft, weights
 from nanogrpo.data import split_corpus
 from nanogrpo.metrics import read_csv
 from nanogrpo.reward_model import train
+from nanogrpo.sft import SFTConfig
 from nanogrpo.show import stats
 from nanogrpo.show.studies import STUDIES, environment, study_log
+from nanogrpo.tasks import Lines
 
 FOLDER = STUDIES / "reward_model"
 SIZES = [100, 300, 1000, 3000, 10000]
@@ -130,7 +132,7 @@ def test_the_logs_and_the_weights_say_what_made_them(script):
     made = json.loads((FOLDER / "environment.json").read_text())
     assert made.keys() == environment().keys() and "dirty" not in made["commit"]
     lines, reward = weights.recipe(script.LINES), weights.recipe(script.REWARD)
-    assert plays.LINES_CONFIG == plays.sft.SFTConfig(**lines["config"])
+    assert SFTConfig(**Lines.sft_options) == SFTConfig(**lines["config"])
     assert script.options(SIZES[-1], 0) == script.RewardModelConfig(**reward["config"])
     assert reward["pairs"] == SIZES[-1] and reward["temperature"] == plays.TEMPERATURE
     assert all("dirty" not in recipe["environment"]["commit"] for recipe in (lines, reward))
@@ -164,7 +166,7 @@ def test_the_study_run_again_gives_its_logged_losses(script, corpus, one_thread,
 @pytest.mark.slow
 def test_the_policy_made_again_has_its_logged_losses(corpus, one_thread):
     model, tokenizer = weights.load("tinyshakespeare")
-    rows = plays.sft_on_lines(model, tokenizer, split_corpus(corpus)[0])
+    rows = sft.train(model, tokenizer, Lines().examples(), SFTConfig(**Lines.sft_options))
     found = [row["loss"] for _, row in zip(range(5), rows, strict=False)]
     logged = read_csv(weights.log("tinyshakespeare-lines"))["loss"][:5]
     exact = same_machine(weights.recipe("tinyshakespeare-lines")["environment"])
