@@ -16,6 +16,7 @@ import torch
 from nanogrpo import commands, demo
 from nanogrpo.errors import NanoGRPOError
 from nanogrpo.grpo import GRPOConfig
+from nanogrpo.options import Options, add_options
 from nanogrpo.ppo import PPOConfig
 from nanogrpo.reward_model import RewardModelConfig
 from nanogrpo.sft import SFTConfig
@@ -37,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
         command = add(name, help=text, description=text, argument_default=argparse.SUPPRESS)
         command.set_defaults(run=function)
         add_run_options(command, name)
-        add_config_options(command, config_class)
+        if issubclass(config_class, Options):
+            add_options(command.add_argument_group(config_class.__name__), config_class)
+        else:
+            add_config_options(command, config_class)
     command = add("plot", help="draw a metric of one or more logs")
     command.add_argument("logs", nargs="+", metavar="log", help="a CSV log, or a run's folder")
     command.add_argument("--metric", default="reward", help="a column of the logs (default: reward)")

@@ -102,9 +102,8 @@ def run_rl(args: argparse.Namespace) -> None:
     if config.beta:
         models["reference"] = parts["reference"] = copy.deepcopy(policy).requires_grad_(False)
     if args.command == "ppo":
-        if config.advantage != "group":
-            models["critic"] = parts["critic"] = new_critic(policy, config.critic)
-        state = ppo.start(policy, parts.get("critic"), config)
+        models["critic"] = parts["critic"] = new_critic(policy, config.critic)
+        state = ppo.start(policy, parts["critic"], config)
     else:
         state = TrainState.start(policy.parameters(), config.learning_rate, config.seed)
     run = open_run(args, settings, Run(out, policy, tokenizer, models, state, settings["save_every"]))

@@ -198,7 +198,13 @@ def entropy_proxy(logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
 def _delta(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None) -> Tensor:
     """log ref - log policy, set to zero where masked, before anything is exponentiated."""
     check_shape("ref_logprobs", ref_logprobs, tuple(logprobs.shape), "the shape of logprobs")
+    logprobs, ref_logprobs = full_precision(logprobs), full_precision(ref_logprobs)
     return _masked(ref_logprobs.detach() - logprobs, mask)
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Half precision as float32; the difference of two log-probs would have lost its digits."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
@@ -210,6 +216,7 @@ def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Zero logits at masked positions, so that whatever stands there reaches neither value nor gradient."""
+    logits = full_precision(logits)
     if mask is None:
         return logits
     check_mask(mask)

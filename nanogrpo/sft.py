@@ -12,28 +12,23 @@ import torch
 from nanogrpo.losses import aggregate, sft_loss
 from nanogrpo.model import GPT
 from nanogrpo.optim import clip_grad_norm
+from nanogrpo.options import Options, option
 from nanogrpo.rollout import completion_logits
 from nanogrpo.state import TrainState
 from nanogrpo.tokenizer import CharTokenizer
 
 
 @dataclass(frozen=True)
-class SFTConfig:
-    """Options of :func:`train`; names as in TRL where it has them.
+class SFTConfig(Options):
+    """Options of :func:`train`; names as in TRL where it has them."""
 
-    Attributes:
-        learning_rate: of AdamW.
-        batch_size: examples a step.
-        max_steps: how many steps the generator yields at most.
-        max_grad_norm: the gradient is scaled down to this length.
-        seed: of the batches.
-    """
-
-    learning_rate: float = 1e-3
-    batch_size: int = 64
-    max_steps: int = 1000
-    max_grad_norm: float = 1.0
-    seed: int = 0
+    learning_rate: float = option(1e-3, help="of AdamW.", above=0)
+    batch_size: int = option(64, help="examples a step.", low=1)
+    max_steps: int = option(1000, help="how many steps the generator yields at most.", low=0)
+    max_grad_norm: float | None = option(
+        1.0, help="the gradient is scaled down to this length; 0 or None: never.", low=0
+    )
+    seed: int = option(0, help="of the batches.", low=0, high=2**63 - 1)
 
 
 def train(

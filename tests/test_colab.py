@@ -71,7 +71,7 @@ def colab(tmp_path_factory):
         subprocess.run([*install, *PINS], check=True, capture_output=True, text=True, timeout=900)
     except (subprocess.SubprocessError, OSError) as error:
         reason = getattr(error, "stderr", None) or error
-        pytest.skip(f"Colab's versions ({', '.join(PINS)}) could not be installed: {str(reason)[-300:]}")
+        pytest.skip(f"package: {', '.join(PINS)} could not be installed: {str(reason)[-300:]}")
     variables = {"base": str(folder), "platbase": str(folder)}
     own = Path(sysconfig.get_path("purelib", vars=variables))
     own.joinpath("book.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")  # found after its own

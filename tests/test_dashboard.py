@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-pytest.importorskip("ipywidgets")
+pytest.importorskip("ipywidgets", reason="package: ipywidgets is not installed")
 import matplotlib
 
 matplotlib.use("Agg")

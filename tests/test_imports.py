@@ -12,11 +12,13 @@ WINGS = ("nanogrpo.teach", "nanogrpo.show")
 # The flow, in layers: a module may import from earlier layers only.
 LAYERS = [
     {"errors"},
+    {"options"},
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
     {"losses", "tasks", "rollout", "checkpoint", "data", "state"},
     {"packed", "reward_model"},
-    {"evaluate", "sft", "pretrain", "hub", "experience"},
-    {"critic", "grpo"},
+    {"evaluate", "sft", "pretrain", "hub", "microbatches"},
+    {"critic", "step"},
+    {"grpo"},
     {"ppo"},
     {"recipes", "plays", "runs"},
     {"commands"},

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """The address of a JupyterLab on a folder that holds the first cells of the explorers."""
-    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install jupyterlab")
+    pytest.importorskip("jupyterlab", reason="package: JupyterLab is not installed; pip install jupyterlab")
     folder = tmp_path_factory.mktemp("lab")
     chapter = nbformat.read(ROOT / "book" / "explorers.ipynb", as_version=4)
     chapter.cells = [cell for cell in chapter.cells if re.search("@title|^DifficultyExplorer", cell.source)]

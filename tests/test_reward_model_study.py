@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from nanogrpo import plays, weights
-from nanogrpo.data import load_corpus, split_corpus
-from nanogrpo.errors import CorpusError
+from nanogrpo.data import split_corpus
 from nanogrpo.metrics import read_csv
 from nanogrpo.reward_model import train
 from nanogrpo.show import stats
@@ -27,14 +26,6 @@ def script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def corpus():
-    try:
-        return load_corpus()
-    except CorpusError as error:
-        pytest.skip(f"tiny Shakespeare is not here: {error}")
 
 
 @pytest.fixture

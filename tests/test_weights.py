@@ -3,21 +3,19 @@
 import importlib.util
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
 
 from nanogrpo import pretrain, weights
 from nanogrpo.checkpoint import load_tensors, save_model, save_tensors
-from nanogrpo.data import CORPORA, alphabet, load_corpus, split_corpus
+from nanogrpo.data import CORPORA, alphabet, split_corpus
 from nanogrpo.errors import CheckpointError
 from nanogrpo.metrics import read_csv
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.show.studies import STUDIES, environment
 from nanogrpo.tokenizer import CharTokenizer
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 NAME = "tinyshakespeare"
 # What rounding alone may make of the loss in 100 steps on another processor or with another torch, in nats.
 ELSEWHERE = 0.02
@@ -31,14 +29,6 @@ def folder(monkeypatch, tmp_path):
     save_model(tmp_path / "tiny.safetensors", model, CharTokenizer("abc"))
     (tmp_path / "tiny.json").write_text(json.dumps({"held_out_loss": 1.5}))
     return tmp_path, model
-
-
-@pytest.fixture
-def corpus(monkeypatch):
-    if not SHARED.exists():
-        pytest.skip("no local copy of tiny Shakespeare beside the repository")
-    monkeypatch.setenv("NANOGRPO_DATA", str(SHARED))
-    return load_corpus(NAME)
 
 
 @pytest.fixture

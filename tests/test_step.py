@@ -6,12 +6,13 @@ import pytest
 import torch
 from mathcheck import close
 
-from nanogrpo import experience
+from nanogrpo import microbatches
 from nanogrpo.errors import OptionError
-from nanogrpo.experience import Groups, collect, describe, join, logprobs_under, minibatches, rewards_of
 from nanogrpo.grpo import GRPOConfig
+from nanogrpo.microbatches import logprobs_under, minibatches
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.rollout import Rollout, token_logprobs
+from nanogrpo.step import Batch, collect, describe, join, rewards_of
 from nanogrpo.tokenizer import CharTokenizer
 
 TOKENIZER = CharTokenizer("ab")
@@ -84,10 +85,10 @@ def test_the_rounds_are_limited_and_what_is_missing_is_filled_with_groups_withou
 
 def test_the_rewards_that_are_reported_are_those_of_all_that_was_sampled():
     kept, everything = gather(max_resamples=10)
-    metrics = everything.metrics(replace(CONFIG, max_resamples=10))
+    metrics = describe(everything, replace(CONFIG, max_resamples=10))
     assert metrics["reward"] == everything.rewards.mean().item() < kept.rewards.mean().item()
     assert metrics["groups_sampled"] == len(everything.rewards) > 3 and metrics["frac_reward_zero_std"] > 0
-    assert "groups_sampled" not in everything.metrics(CONFIG)
+    assert "groups_sampled" not in describe(everything, CONFIG)
 
 
 def test_rounds_of_different_lengths_join_without_changing_a_token():
@@ -109,12 +110,12 @@ def test_rounds_of_different_lengths_join_without_changing_a_token():
 def test_several_rewards_are_weighed_and_each_is_logged_by_its_name():
     kept, everything = gather(reward=[coin, length], reward_weights=(2.0, -0.5))
     assert torch.equal(kept.rewards, 2 * kept.parts["coin"] - 0.5 * kept.parts["length"])
-    metrics = everything.metrics(CONFIG)
+    metrics = describe(everything, CONFIG)
     assert metrics["rewards/length/mean"] == kept.parts["length"].mean().item()
     watched, _ = gather(reward=[coin, length], reward_weights=(1.0, 0.0))
     alone, _ = gather(reward=coin)
     assert torch.equal(watched.rewards, alone.rewards), "a function of weight 0 must only be watched"
-    assert alone.parts == {} and not [name for name in alone.metrics(CONFIG) if name.startswith("rewards/")]
+    assert alone.parts == {} and not [name for name in describe(alone, CONFIG) if name.startswith("rewards/")]
 
 
 def test_dynamic_sampling_keeps_the_parts_of_the_groups_that_it_keeps():
@@ -141,7 +142,7 @@ def test_weights_and_names_must_fit_the_functions(functions, weights, message):
 @pytest.mark.parametrize("tokens", [1, 1 << 20])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_under_another_model_are_those_of_the_simple_path(monkeypatch, tokens, temperature):
-    monkeypatch.setitem(experience.MICROBATCH_TOKENS, "cpu", tokens)
+    monkeypatch.setitem(microbatches.MICROBATCH_TOKENS, "cpu", tokens)
     rollout, other = gather()[0].rollout, policy(seed=1)
     expected = token_logprobs(
         other, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids, temperature
@@ -172,8 +173,9 @@ def test_describe_counts_as_by_hand():
     ids = torch.ones(4, 2, dtype=torch.long)
     rollout = Rollout(torch.full((2, 1), 2), torch.tensor([1, 1]), ids, mask, logprobs, truncated, 2)
     rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert describe(rollout, rewards) == {
+    batch = Batch(rollout, rewards, {})
+    assert describe(batch, CONFIG) == {
         "reward": 0.75, "reward_std": 0.5, "frac_reward_zero_std": 0.5,
         "completions/mean_length": 1.5, "completions/clipped_ratio": 0.25, "entropy": 2.0,
     }  # fmt: skip
-    assert Groups(rollout, rewards, {}).tied.tolist() == [False, True]
+    assert batch.tied.tolist() == [False, True]

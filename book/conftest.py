@@ -1,0 +1,34 @@
+"""How pytest runs the chapters: with tiny Shakespeare those that call for it, and without it all others."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+from corpus import missing, needs_corpus, use_copy_beside  # noqa: E402
+
+use_copy_beside()
+
+
+def is_cell(item) -> bool:
+    return item.path.suffix == ".ipynb"
+
+
+def pytest_collection_modifyitems(items):
+    """A chapter that needs the corpus is skipped as a whole where there is none."""
+    for item in filter(is_cell, items):
+        if needs_corpus(item.path) and (reason := missing()):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """A kernel gets its variables when the first cell of a chapter runs, so that is where it is told."""
+    if not is_cell(item) or needs_corpus(item.path):
+        return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOGRPO_DATA", os.path.join("nowhere", "since this chapter does not call load_corpus"))
+        return (yield)
