@@ -1,5 +1,6 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
+# make test-foreign  the same under another machine's rounding; FOREIGN_SEED=2 for other weights
 # make lighthouse   Lighthouse on every page of the rendered book
 # make labs    make the students' notebooks and the solutions of the course labs
 # make slides  slides for teachers, from the chapters' figures
@@ -23,7 +24,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults bench lab labs labs-grade slides lighthouse lint clean env render
+.PHONY: book test test-foreign planted spread faults bench lab labs labs-grade slides lighthouse lint clean env render
 
 env: $(STAMP)
 
@@ -70,6 +71,23 @@ test: lint
 	$(BIN)/python book/_ext/vendor.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+
+# The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
+# by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two.
+FOREIGN_SEED ?= 1
+FOREIGN = FOREIGN_SEED=$(FOREIGN_SEED) PYTHONPATH=$(abspath tests/foreign) ATEN_CPU_CAPABILITY=default \
+  MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+test-foreign: $(STAMP)
+	+$(FOREIGN) $(MAKE) --no-print-directory test
+	$(FOREIGN) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests nanogrpo $(PYTEST_ARGS)
+
+# Mistakes, one by one, in copies of the package: which cell of which chapter turns red? WORDS="k3 clip" for some.
+planted: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/planted.py $(WORDS)
+
+# What rounding alone makes of the numbers that the chapters' runs print; CHAPTERS="book/kl.ipynb" for some.
+spread: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/spread.py $(if $(filter file,$(origin CHAPTERS)),--all,$(CHAPTERS))
 
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
 faults: $(STAMP)
