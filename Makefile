@@ -69,8 +69,8 @@ render: $(STAMP)
 # Two workers with one thread each; a file, or a chapter, stays with one worker.
 test: lint
 	$(BIN)/python book/_ext/vendor.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
+	  --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
 
 # The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
 # by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two.

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import patience
 import pytest
 from hypothesis import settings
 
@@ -33,4 +34,12 @@ def browser():
     options = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
     with sync_playwright() as playwright:
         with playwright.chromium.launch(executable_path=path, args=options) as browser:
+            make = browser.new_context
+            browser.new_context = lambda **options: patient(make(**options))
             yield browser
+
+
+def patient(context):
+    """A page's waits end when what they wait for has come, on however busy a machine."""
+    context.set_default_timeout(patience.MILLISECONDS)
+    return context

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import patience
 from tolerance import NUMBER, run_margin, unit, value
 
 SPREAD = Path(__file__).with_name("spread.json")
@@ -145,3 +146,10 @@ def install():
     from nbval.plugin import IPyNbCell
 
     IPyNbCell.compare_outputs = compare_outputs
+    start = IPyNbCell.__init__
+
+    def patient(self, *args, **kwargs):
+        start(self, *args, **kwargs)
+        self.output_timeout = patience.SECONDS  # nbval's five are few on a busy machine
+
+    IPyNbCell.__init__ = patient
