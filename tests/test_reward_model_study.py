@@ -147,7 +147,7 @@ def test_the_reward_model_that_ships_is_the_one_of_the_log(script, corpus, one_t
     _, (pairs, scores) = script.data(judge, 1, seed=0)
     found = script.measure(script.rewards(weights.load_reward_model(script.REWARD), pairs), scores)
     row = results[(results["seed"] == 0) & (results["pairs"] == SIZES[-1])].iloc[0]
-    # The pairs are sampled anew: where rounding turns a token, a pair is another. One standard error is plenty.
+    # The pairs are sampled anew, and where rounding turns a token, one is another: within a standard error.
     error = 0.5 / script.TEST_PAIRS**0.5
     for name, value in found.items():
         assert value == pytest.approx(row[name], abs=error), name

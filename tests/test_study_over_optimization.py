@@ -244,5 +244,5 @@ def test_the_first_steps_of_a_run_can_be_made_again(study):
     logged = study_runs("over_optimization/steps")
     for name in ("reward", "rewards/Judge/mean", "entropy"):
         seeds = curves(logged, "grpo", name).iloc[:3]
-        error = seeds.std(axis=1).max()  # between seeds; a token that rounding turns makes less of a difference
+        error = seeds.std(axis=1).max()  # between seeds; a token that rounding turns changes less
         assert [row[name] for row in rows] == pytest.approx(seeds[0].tolist(), abs=error)
