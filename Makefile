@@ -1,5 +1,6 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
+# make test-foreign  the same under another machine's rounding; FOREIGN_SEED=2 for other weights
 # make browser a Chromium for the tests of the pages, if no browser is found
 # make test-versions  the core's tests with other Pythons, torch and numpy
 # make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
@@ -29,7 +30,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test test-versions browser museum bench lab labs labs-grade slides lighthouse lint clean env render fonts tools
+.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -84,8 +85,25 @@ tools:
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
 # Two workers with one thread each; a file, or a chapter, stays with one worker.
 test: lint fonts
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
+	  --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+
+# The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
+# by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two.
+FOREIGN_SEED ?= 1
+FOREIGN = FOREIGN_SEED=$(FOREIGN_SEED) PYTHONPATH=$(abspath tests/foreign) ATEN_CPU_CAPABILITY=default \
+  MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+test-foreign: $(STAMP)
+	+$(FOREIGN) $(MAKE) --no-print-directory test
+	$(FOREIGN) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests nanogrpo $(PYTEST_ARGS)
+
+# Mistakes, one by one, in copies of the package: which cell of which chapter turns red? WORDS="k3 clip" for some.
+planted: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/planted.py $(WORDS)
+
+# What rounding alone makes of the numbers that the chapters' runs print; CHAPTERS="book/kl.ipynb" for some.
+spread: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/spread.py $(if $(filter file,$(origin CHAPTERS)),--all,$(CHAPTERS))
 
 # The core's tests with other Pythons and versions, in environments below _build; what cannot be had is said.
 test-versions: $(STAMP)
