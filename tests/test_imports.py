@@ -12,6 +12,8 @@ WINGS = ("nanogrpo.teach", "nanogrpo.show")
 # The flow, in layers: a module may import from earlier layers only.
 LAYERS = [
     {"errors"},
+    {"options", "precision"},
+    {"inputs"},
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
     {"losses", "tasks", "rollout", "checkpoint", "data", "state"},
     {"packed", "reward_model"},
