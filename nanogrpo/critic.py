@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogrpo.errors import MaskError, NonFiniteError, check_choice, check_mask
-from nanogrpo.experience import in_parts
+from nanogrpo.microbatches import in_parts
 from nanogrpo.model import GPT
 from nanogrpo.packed import completion_hidden
 from nanogrpo.rollout import Rollout

@@ -6,6 +6,8 @@ One base class, so that a caller can catch them all, and a built-in parent for e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 
 
@@ -61,8 +63,12 @@ class BlockSizeError(NanoGRPOError, ValueError):
     """Prompt and completion together are longer than the model can read."""
 
 
+class RowError(NanoGRPOError, ValueError):
+    """A row of a data set is not like the others, or lacks what a row must have."""
+
+
 class RewardError(NanoGRPOError, ValueError):
-    """A reward function returned the wrong number of values, or one that is not a finite number."""
+    """A reward function failed, or did not return one finite number for each completion."""
 
 
 class PairError(NanoGRPOError, ValueError):
@@ -89,6 +95,17 @@ class MuseumError(NanoGRPOError, RuntimeError):
     """A piece of the museum cannot be planted, since the text it replaces has changed, or not be examined."""
 
 
+@contextmanager
+def os_errors(error: type[NanoGRPOError], what: str, remedy: str) -> Iterator[None]:
+    """Turn an error of the operating system into one of this package, with its reason and a remedy."""
+    try:
+        yield
+    except NanoGRPOError:
+        raise
+    except OSError as cause:
+        raise error(f"cannot {what}: {cause.strerror or cause}; {remedy}") from cause
+
+
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:
     """Raise ShapeError, naming both shapes, unless tensor ``got`` has shape ``expected``."""
     if not hasattr(got, "shape"):
@@ -111,6 +128,16 @@ def check_whole(what: str, got, low: int | None = None, high: int | None = None)
     if (low is not None and got < low) or (high is not None and got > high):
         stated = f"at least {low}" if high is None else f"from {low} to {high}"
         raise OptionError(f"{what}={got} must be {stated}")
+
+
+def check_outputs(outputs, where: str) -> None:
+    """Raise NonFiniteError where a model's outputs after an update are not finite; ``where`` is named."""
+    if not outputs.isfinite().all():
+        raise NonFiniteError(
+            f"after {where} the model's outputs are not finite: its weights have grown too large, most likely "
+            "because the learning rate is too high. Lower it, and go on from the last checkpoint, which is "
+            "untouched; the weights in memory are broken"
+        )
 
 
 def check_mask(mask, **tensors) -> None:

@@ -9,7 +9,13 @@ so every policy loss here is minus the paper's expression.
 Losses come **per token**, (B, T), exactly zero where masked; :func:`aggregate` makes the number. A
 log-ratio is masked *before* ``exp``: whatever padding holds, even NaN or infinity, reaches neither the
 loss nor the gradient. Old and reference log-probs and advantages are constants and get no gradient.
-All arithmetic is in float32 at least, whatever is handed in.
+
+A policy loss is put together from parts that do not know of each other: whose ratio
+(:func:`importance_ratio`), what is made of it (:data:`SURROGATES`), how tokens are averaged
+(:func:`aggregate`), and a KL penalty. A new variant is a new row of one of these.
+
+Half precision is taken in float32: differences of log-probs would have lost their digits. A gradient that is
+0 because a clip binds stays 0, however large the ratio is.
 
 What is left out: an entropy bonus (add ``-c * entropy(logits)`` to the per-token loss), and importance
 weights for a sampler that differs from the trainer (ours do not differ).
@@ -57,27 +63,38 @@ def grpo_loss(
     advantages: Tensor,
     completion_mask: Tensor,
     *,
+    importance_sampling_level: str = "token",
+    surrogate: str = "clip",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     delta: float | None = None,
     beta: float = 0.0,
     kl_estimator: str = "k3",
     use_bias_correction_kl: bool = False,
-    importance_sampling_level: str = "token",
-    aggregation: str = "sequence_mean",
+    aggregation: str = "token_mean",
     denominators: Denominators | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""The loss of GRPO: clipped ratios times group advantages, plus a KL penalty, averaged over tokens.
 
-    .. math:: L = -\frac1B \sum_i \frac1{|o_i|} \sum_t \left\{
+    .. math:: L = -\frac1{\sum_i |o_i|} \sum_i \sum_t \left\{
               \min\left(\rho_{it} \hat A_i,\ \mathrm{clip}(\rho_{it}, 1-\epsilon, 1+\epsilon) \hat A_i\right)
               - \beta\, k_{3,it} \right\}, \qquad
               \rho_{it} = \frac{\pi_\theta(o_{it})}{\pi_{\mathrm{old}}(o_{it})}
 
-    Eq. 3 of DeepSeekMath (arXiv 2402.03300), with the defaults and advantages from
-    :func:`nanogrpo.advantages.group_advantages`. The options make the variants: DAPO is
-    ``clip_high=0.28, aggregation="token_mean"``, Dr. GRPO ``aggregation="constant"`` with advantages of
-    ``scale_rewards="none"``, GSPO ``importance_sampling_level="sequence"``.
+    Eq. 3 of DeepSeekMath (arXiv 2402.03300) with advantages from
+    :func:`nanogrpo.advantages.group_advantages`, but for the mean over tokens: the paper's, first over each
+    completion and then over completions, is ``aggregation="sequence_mean"``; the default is DAPO's and
+    TRL's. The options make the variants:
+
+    ========= =====================================================================================
+    name      options
+    ========= =====================================================================================
+    GRPO      ``aggregation="sequence_mean"``
+    DAPO      ``clip_high=0.28``
+    Dr. GRPO  ``aggregation="constant"``, with advantages of ``scale_rewards="none"``
+    GSPO      ``importance_sampling_level="sequence", aggregation="sequence_mean"``
+    CISPO     ``surrogate="cispo", clip_low=1, clip_high=4``
+    ========= =====================================================================================
 
     Args:
         logprobs: (B, T), the policy's log-probs of the sampled tokens, with gradient.
@@ -85,13 +102,14 @@ def grpo_loss(
         ref_logprobs: (B, T), those of the frozen reference; None if ``beta`` is 0 and no KL is wanted.
         advantages: (B,) or (B, T), flattened from (P, G): ``advantages.flatten()``.
         completion_mask: (B, T) bool.
+        importance_sampling_level: ``"token"``, ``"sequence"`` or ``"sequence_token"``.
+        surrogate: ``"clip"`` or ``"cispo"``: :func:`clipped_surrogate` or :func:`cispo_surrogate`.
         clip_low: How far below 1 the ratio may count (TRL: ``epsilon``).
         clip_high: How far above 1 (TRL: ``epsilon_high``).
         delta: Two-sided cap on the ratio, see :func:`clipped_surrogate`.
         beta: Price of one nat of KL, in units of the advantage.
         kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``; k1 in a loss restrains nothing and is for study.
         use_bias_correction_kl: Multiply the estimate with the ratio, see :mod:`nanogrpo.kl`.
-        importance_sampling_level: ``"token"``, ``"sequence"`` or ``"sequence_token"``.
         aggregation: See :func:`aggregate`.
         denominators: Counts of the whole batch, if this is one microbatch of it.
 
@@ -110,7 +128,8 @@ def grpo_loss(
 
     >>> logprobs = torch.tensor([[-1.0, -2.0], [-1.0, -1.0]], requires_grad=True)
     >>> mask = torch.tensor([[True, True], [True, False]])
-    >>> loss, metrics = grpo_loss(logprobs, logprobs.detach(), None, torch.tensor([1.0, -1.0]), mask)
+    >>> A = torch.tensor([1.0, -1.0])
+    >>> loss, _ = grpo_loss(logprobs, logprobs.detach(), None, A, mask, aggregation="sequence_mean")
     >>> loss.item(), torch.autograd.grad(loss, logprobs)[0]
     (0.0, tensor([[-0.2500, -0.2500],
             [ 0.5000,  0.0000]]))
@@ -118,9 +137,12 @@ def grpo_loss(
     if beta and ref_logprobs is None:
         raise OptionError(f"beta={beta} needs ref_logprobs; pass them, or beta=0")
     check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
+    check_choice("surrogate", surrogate, SURROGATES)
     n = denominators or Denominators.of(completion_mask)
     ratio = importance_ratio(logprobs, old_logprobs, completion_mask, importance_sampling_level)  # (B, T)
-    per_token = clipped_surrogate(ratio, advantages, completion_mask, clip_low, clip_high, delta)  # (B, T)
+    per_token = SURROGATES[surrogate](
+        ratio, logprobs, advantages, completion_mask, clip_low, clip_high, delta
+    )  # (B, T)
     metrics = clip_fractions(ratio, advantages, completion_mask, clip_low, clip_high, n)
     if ref_logprobs is not None:
         kl = KL_ESTIMATORS[kl_estimator](logprobs, ref_logprobs, completion_mask)  # (B, T)
@@ -169,11 +191,11 @@ def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level
     check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs)
     log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)  # (B, T), masked BEFORE exp
     if level == "token":
-        return log_ratio.exp()
+        return _exp(log_ratio)
     mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)  # (B, 1)
     if level == "sequence_token":
-        return (mean.detach() + log_ratio - log_ratio.detach()).exp()
-    return mean.exp().expand_as(log_ratio)
+        return _exp(mean.detach() + log_ratio - log_ratio.detach())
+    return _exp(mean).expand_as(log_ratio)
 
 
 def clipped_surrogate(
@@ -222,11 +244,12 @@ def clipped_surrogate(
     ratio, advantages = widen("ratio", ratio), _constant(advantages, mask)  # (B, T)
     capped = ratio if delta is None else ratio.clamp(max=delta)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return torch.where(mask, -torch.min(capped * advantages, clipped * advantages), 0.0)  # (B, T)
+    loss = -torch.min(capped * advantages, clipped * advantages)  # (B, T)
+    return torch.where(mask & (advantages != 0), loss, 0.0)  # an infinite ratio times 0 is 0, too
 
 
 def aggregate(
-    per_token: Tensor, mask: Tensor, how: str = "sequence_mean", denominators: Denominators | None = None
+    per_token: Tensor, mask: Tensor, how: str = "token_mean", denominators: Denominators | None = None
 ) -> Tensor:
     r"""Turn per-token losses (B, T) into the number to minimize. Here sits the length bias.
 
@@ -319,9 +342,9 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor
     return -_constant(advantages, mask) * torch.where(mask, widen("logprobs", logprobs), 0.0)  # (B, T)
 
 
-def cispo_loss(
+def cispo_surrogate(
+    ratio: Tensor,
     logprobs: Tensor,
-    old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
     clip_low: float = 1.0,
@@ -337,8 +360,8 @@ def cispo_loss(
     itself, so its 5.0 is 4.0 here. ``clip_low=1`` means no lower bound.
 
     Args:
+        ratio: (B, T), see :func:`importance_ratio`; taken as a constant.
         logprobs: (B, T), with gradient.
-        old_logprobs: (B, T), taken as constants.
         advantages: (B,) or (B, T), taken as constants.
         mask: (B, T) bool.
         clip_low: At least 0.
@@ -352,14 +375,23 @@ def cispo_loss(
 
     When it is wrong: if nothing else holds the policy back, over many steps on the same samples.
 
-    >>> new, old = torch.tensor([[8.0, 1.5]]).log().requires_grad_(), torch.zeros(1, 2)
-    >>> loss = cispo_loss(new, old, torch.tensor([1.0]), torch.ones(1, 2, dtype=torch.bool))
+    >>> new, mask = torch.tensor([[8.0, 1.5]]).log().requires_grad_(), torch.tensor([[True, True]])
+    >>> ratio = importance_ratio(new, torch.zeros(1, 2), mask)
+    >>> loss = cispo_surrogate(ratio, new, torch.tensor([1.0]), mask)
     >>> torch.autograd.grad(loss.sum(), new)[0]
     tensor([[-5.0000, -1.5000]])
     """
     _check_clip(clip_low, clip_high, None)
-    weight = importance_ratio(logprobs, old_logprobs, mask).detach().clamp(1 - clip_low, 1 + clip_high)
+    check_mask(mask, ratio=ratio)
+    weight = widen("ratio", ratio).detach().clamp(1 - clip_low, 1 + clip_high)  # (B, T)
     return weight * reinforce_loss(logprobs, advantages, mask)  # (B, T)
+
+
+# What is made of the ratio: a loss for each token from (ratio, logprobs, advantages, mask, low, high, delta).
+SURROGATES = {
+    "clip": lambda ratio, logprobs, *rest: clipped_surrogate(ratio, *rest),
+    "cispo": lambda ratio, logprobs, *rest: cispo_surrogate(ratio, logprobs, *rest[:-1]),
+}
 
 
 @torch.no_grad()
@@ -515,6 +547,24 @@ def _constant(advantages: Tensor, mask: Tensor) -> Tensor:
         advantages = advantages[:, None].expand(mask.shape)  # (B, T)
     check_shape("advantages", advantages, mask.shape, "(B,) or the shape of mask; flatten (P, G) first")
     return torch.where(mask, advantages.detach(), 0.0)
+
+
+class _Exp(torch.autograd.Function):
+    """``exp``, whose gradient is 0 where none comes back: not 0 times infinity, where the ratio overflows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(y := x.exp())
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return (grad * y).masked_fill(grad == 0, 0.0)
+
+
+def _exp(log_ratio: Tensor) -> Tensor:
+    return _Exp.apply(log_ratio)
 
 
 def _check_clip(clip_low: float, clip_high: float, delta: float | None) -> None:

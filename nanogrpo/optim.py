@@ -48,6 +48,7 @@ class AdamW:
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.mean = [torch.zeros_like(p) for p in self.params]
         self.square = [torch.zeros_like(p) for p in self.params]
+        self.before = [torch.empty_like(p) for p in self.params]  # to take back a step that breaks them
         self.steps = 0
 
     def zero_grad(self) -> None:
@@ -56,8 +57,12 @@ class AdamW:
             p.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move every parameter once along its gradient; one without a gradient counts as gradient 0."""
+    def step(self, where: str = "this step") -> None:
+        """Move every parameter once along its gradient; one without a gradient counts as gradient 0.
+
+        Raises:
+            NonFiniteError: a new weight would be NaN or infinite; all are as they were. ``where`` is named.
+        """
         self.steps += 1
         beta1, beta2 = self.betas
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
@@ -67,9 +72,19 @@ class AdamW:
         scale = torch._foreach_sqrt(self.square)
         torch._foreach_div_(scale, (1 - beta2**self.steps) ** 0.5)
         torch._foreach_add_(scale, self.eps)
-        if self.weight_decay:
-            torch._foreach_mul_([p for p in self.params if p.ndim >= 2], 1 - self.lr * self.weight_decay)
-        torch._foreach_addcdiv_(self.params, self.mean, scale, -self.lr / (1 - beta1**self.steps))
+        torch._foreach_copy_(self.before, self.params)
+        most = torch.finfo(scale[0].dtype).max  # a larger number is none of this type
+        if self.weight_decay and (matrices := [p for p in self.params if p.ndim >= 2]):
+            torch._foreach_mul_(matrices, max(1 - self.lr * self.weight_decay, -most))
+        rate = min(self.lr / (1 - beta1**self.steps), most)
+        torch._foreach_addcdiv_(self.params, self.mean, scale, -rate)
+        norm = float(torch.stack(torch._foreach_norm(self.params)).norm())
+        if not norm < float("inf"):
+            torch._foreach_copy_(self.params, self.before)
+            raise NonFiniteError(
+                f"the weights' norm would be {norm} after {where} with learning rate {self.lr:g}; they are "
+                "as they were before it, and the last checkpoint is untouched. Lower the learning rate"
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as named tensors."""

@@ -61,8 +61,12 @@ class Options:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         own = {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
+        known = getattr(cls, "__dataclass_fields__", {}) | own  # those of a base class come first
+        options = {name: value for name, value in known.items() if "help" in value.metadata}
         if own and cls.__doc__:  # python -OO has none
-            lines = [f"    {name}: {value.metadata['help']}{_range(value)}" for name, value in own.items()]
+            lines = [
+                f"    {name}: {value.metadata['help']}{_range(value)}" for name, value in options.items()
+            ]
             cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__), "", "Attributes:", *lines])
 
     def __post_init__(self):

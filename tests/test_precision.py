@@ -267,7 +267,7 @@ FUNCTIONS = {
     "clip_fractions": lambda a, b, c, d: losses.clip_fractions(-a, d, MASK)["clip_ratio/low_mean"],
     "aggregate": lambda a, b, c, d: losses.aggregate(a, MASK),
     "reinforce_loss": lambda a, b, c, d: losses.reinforce_loss(a, d, MASK),
-    "cispo_loss": lambda a, b, c, d: losses.cispo_loss(a, b, d, MASK),
+    "cispo_surrogate": lambda a, b, c, d: losses.cispo_surrogate(-a, b, d, MASK),
     "value_loss": lambda a, b, c, d: losses.value_loss(300 * a, 100 * b, MASK),
     "clipped value_loss": lambda a, b, c, d: losses.value_loss(a, b, MASK, c, 0.2),
     "bradley_terry_loss": lambda a, b, c, d: losses.bradley_terry_loss(a, b),
@@ -308,7 +308,7 @@ def test_full_precision_stays_what_it_is(name, dtype):
 def test_what_is_no_floating_point_tensor_is_refused(name, wrong):
     tensors = (*per_token(), ADVANTAGES)
     inputs = [t.tolist() for t in tensors] if wrong == "a list" else [t.to(wrong) for t in tensors]
-    if wrong == torch.bool and name in ("clipped_surrogate", "clip_fractions"):
+    if wrong == torch.bool and name in ("clipped_surrogate", "clip_fractions", "cispo_surrogate"):
         inputs[0] = ~inputs[0].int()  # a bool has no minus
     try:
         FUNCTIONS[name](*inputs)
@@ -601,7 +601,7 @@ def test_fuzz_losses(data, name):
     inputs = [data.draw(tensors(SHAPES)) for _ in range(3)] + [
         data.draw(tensors(st.sampled_from([[3], [3, 4]])))
     ]
-    if name in ("clipped_surrogate", "clip_fractions") and inputs[0].dtype == torch.bool:
+    if name in ("clipped_surrogate", "clip_fractions", "cispo_surrogate") and inputs[0].dtype == torch.bool:
         return  # a bool has no minus
     if name == "sft_loss" and inputs[0].ndim != 2:
         return  # the test's own arithmetic needs two dimensions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,10 +11,12 @@ from torch import Tensor
 from nanogrpo import weights
 from nanogrpo.advantages import batch_advantages, group_advantages
 from nanogrpo.evaluate import success_probability
-from nanogrpo.grpo import GRPOConfig, improve
+from nanogrpo.grpo import GRPOConfig, compute_loss
 from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW
 from nanogrpo.rollout import Rollout, token_logprobs
+from nanogrpo.step import Batch
+from nanogrpo.step import update as update_weights
 from nanogrpo.tasks import Addition, Problem, exact_match
 from nanogrpo.teach.checks.compare import call, compare
 from nanogrpo.teach.checks.draw import Draw
@@ -208,10 +211,10 @@ def learning(implementation: Callable, draw: Draw) -> tuple[float, float]:
     optimizer = AdamW(policy.parameters(), config.learning_rate)
 
     def update(rollout: Rollout, advantages: Tensor) -> None:
+        rewards = torch.zeros(advantages.numel() // config.group_size, config.group_size)  # not needed here
+        batch, loss = Batch(rollout, rewards, {}, advantages.flatten()), partial(compute_loss, policy, config)
         for _ in range(2):
-            improve(
-                policy, None, optimizer, rollout, advantages.view(-1, config.group_size), config, "the check"
-            )
+            update_weights(batch, loss, [optimizer], config, "the check")
 
     before = success_probability(policy, tokenizer, problems)
     call(implementation, policy, tokenizer, problems, exact_match, update, config, draw.generator)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from nanogrpo import losses
-from nanogrpo.losses import aggregate
 from nanogrpo.teach.checks.compare import call, compare, gradient, no_gradient, padding_is_zero
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
@@ -156,14 +156,15 @@ def _first(result):
 
 @register()
 def check_grpo_loss(implementation: Callable, draw: Draw) -> None:
-    """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask)``: GRPO's loss without KL."""
+    """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask)``: GRPO's loss of the paper without KL."""
     B, T = draw.integer(4, 6), 3
     logprobs, mask = draw.logprobs(B, T).requires_grad_(), draw.mask(B, T)
     steps = torch.stack([draw.uniform(a, b, B) for a, b in ((-0.6, -0.4), (-0.1, 0.1), (0.4, 0.6))], 1)
     old, ref = logprobs.detach() - steps, logprobs.detach() + 0.3 * draw.normal(B, T)
     advantages = draw.uniform(0.5, 2, B) * torch.tensor([1.0, -1.0]).repeat(3)[:B]
     mask[:2] = True
-    right = losses.grpo_loss(logprobs, old, ref, advantages, mask)[0]
+    right = losses.grpo_loss(logprobs, old, ref, advantages, mask, aggregation="sequence_mean")[0]
+    aggregate = partial(losses.aggregate, how="sequence_mean")
     x = losses.clipped_surrogate(steps.exp(), advantages, mask)
     A, free = advantages[:, None], steps.exp().clamp(0.8, 1.2)
     larger = -torch.max(steps.exp() * A, free * A)
