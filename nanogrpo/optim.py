@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
+from nanogrpo.precision import check_trainable
 
 
 class AdamW:
@@ -29,6 +30,9 @@ class AdamW:
         betas: :math:`(\beta_1, \beta_2)`.
         eps: :math:`\epsilon`.
         weight_decay: :math:`\lambda`.
+
+    Raises:
+        DTypeError: a parameter is narrower than float32; see :func:`nanogrpo.precision.check_trainable`.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class AdamW:
         weight_decay: float = 0.0,
     ):
         self.params = list(params)
+        check_trainable(self.params)
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.mean = [torch.zeros_like(p) for p in self.params]
         self.square = [torch.zeros_like(p) for p in self.params]

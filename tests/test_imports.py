@@ -12,7 +12,8 @@ WINGS = ("nanogrpo.teach", "nanogrpo.show")
 # The flow, in layers: a module may import from earlier layers only.
 LAYERS = [
     {"errors"},
-    {"options", "lock"},
+    {"options", "precision", "lock"},
+    {"inputs"},
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
     {"losses", "rewards", "plays", "rollout", "checkpoint", "data", "state"},
     {"packed", "reward_model", "tasks"},
