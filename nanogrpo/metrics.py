@@ -80,7 +80,7 @@ class CSVLog:
         try:
             if getattr(value, "ndim", 0):
                 raise TypeError
-            number = float(value)
+            number = float(value.detach() if hasattr(value, "detach") else value)
             if not (math.isnan(number) or number == value):
                 raise TypeError
         except (TypeError, ValueError, OverflowError, RuntimeError):
