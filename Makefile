@@ -1,5 +1,8 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
+# make test-foreign  the same under another machine's rounding; FOREIGN_SEED=2 for other weights
+# make browser a Chromium for the tests of the pages, if no browser is found
+# make test-versions  the core's tests with other Pythons, torch and numpy
 # make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
 # make labs    make the students' notebooks and the solutions of the course labs
 # make slides  slides for teachers, from the chapters' figures
@@ -28,7 +31,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults bench lab labs labs-grade slides lighthouse lint clean env render fonts tools
+.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -39,9 +42,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
+# pip before 23.1, such as Debian 12's, takes pins of packages with extras for a conflict.
+PIP = 'pip>=23.1'
 # torch first, from an index of its own if one was named; then all the rest in one resolver call.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the tested stack into $(VENV) (the first time takes minutes) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[book,test]'
@@ -83,22 +89,53 @@ tools:
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
 # Two workers with one thread each; a file, or a chapter, stays with one worker.
 test: lint fonts
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
+	  --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+
+# The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
+# by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two.
+FOREIGN_SEED ?= 1
+FOREIGN = FOREIGN_SEED=$(FOREIGN_SEED) PYTHONPATH=$(abspath tests/foreign) ATEN_CPU_CAPABILITY=default \
+  MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+test-foreign: $(STAMP)
+	+$(FOREIGN) $(MAKE) --no-print-directory test
+	$(FOREIGN) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests nanogrpo $(PYTEST_ARGS)
+
+# Mistakes, one by one, in copies of the package: which cell of which chapter turns red? WORDS="k3 clip" for some.
+planted: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/planted.py $(WORDS)
+
+# What rounding alone makes of the numbers that the chapters' runs print; CHAPTERS="book/kl.ipynb" for some.
+spread: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/spread.py $(if $(filter file,$(origin CHAPTERS)),--all,$(CHAPTERS))
+
+# The core's tests with other Pythons and versions, in environments below _build; what cannot be had is said.
+test-versions: $(STAMP)
+	$(BIN)/python tests/versions.py $(ONLY)
+
+# Debian's own Chromium where this may install it, else the one that playwright brings.
+browser: $(STAMP)
+	@if $(BIN)/python tests/find_browser.py; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else $(BIN)/playwright install --with-deps chromium; fi
 
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
-faults: $(STAMP)
-	$(BIN)/python -m nanogrpo.teach.faults
+museum: $(STAMP)
+	$(BIN)/python -m nanogrpo.teach.museum
 
-bench: .venv-bench/.installed
+# Measures in the one environment, and draws from the saved log in the book's.
+bench: .venv-bench/.installed $(STAMP)
 	.venv-bench/bin/python book/studies/bench/bench.py $(if $(QUICK),--quick)
+	$(BIN)/python book/studies/bench/report.py
 
 .venv-bench/.installed: book/studies/bench/requirements.txt constraints.txt
 	@echo "Installing what the benchmark compares with into .venv-bench ..."
 	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check $(PIP)
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
-	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r $< -e .
+	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
 	@touch $@
 
 # Performance, accessibility and best practices, as lighthouserc.json wants them.

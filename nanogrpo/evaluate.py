@@ -7,8 +7,8 @@ import torch
 
 from nanogrpo.model import GPT
 from nanogrpo.packed import generate
+from nanogrpo.rewards import Problem, RewardFunction, call_reward
 from nanogrpo.rollout import draw_uniforms, token_logprobs
-from nanogrpo.tasks import Problem, RewardFunction, call_reward
 from nanogrpo.tokenizer import CharTokenizer
 
 

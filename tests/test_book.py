@@ -100,7 +100,6 @@ def visit(browser, address):
 
     def go(name: str, theme: str = "light", size: dict = WIDE):
         context = browser.new_context(viewport=size, color_scheme=theme)
-        context.set_default_timeout(120_000)  # a busy machine typesets slowly
         contexts.append(context)
         page = context.new_page()
         page.trouble, page.answers = [], []
@@ -217,7 +216,7 @@ def axe():
     """The accessibility checker axe-core, which `make tools` brings in from npm."""
     script = ROOT / "node_modules" / "axe-core" / "axe.min.js"
     if not script.exists():
-        pytest.skip("axe-core, which checks accessibility, is not here: make tools (needs npm)")
+        pytest.skip("package: axe-core, which checks accessibility, is not here: make tools (needs npm)")
     return script.read_text(encoding="utf-8")
 
 

@@ -56,7 +56,7 @@ def test_icons_are_those_that_pages_or_style_sheets_use():
 
 
 def test_a_cut_font_has_the_characters_it_was_left(tmp_path):
-    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib = pytest.importorskip("matplotlib", reason="package: matplotlib is not installed")
     from fontTools.ttLib import TTFont
 
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -68,7 +68,7 @@ def test_a_cut_font_has_the_characters_it_was_left(tmp_path):
 
 def test_katex_is_the_one_that_its_style_sheet_is_for():
     """The version of npm's package, which brings style sheet and fonts, and that of Sphinx's extension."""
-    katex = pytest.importorskip("sphinxcontrib.katex", reason="the book's packages are not installed")
+    katex = pytest.importorskip("sphinxcontrib.katex", reason="package: those of the book are not installed")
     packages = json.loads((ROOT / "package.json").read_text())
     assert packages["dependencies"] == {"katex": katex.katex_version}
 
@@ -86,7 +86,7 @@ def test_npm_s_lock_names_no_address_to_fetch_from_and_pins_all_by_checksum():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed, and typesets formulas")
+@pytest.mark.skipif(shutil.which("node") is None, reason="package: no node to typeset formulas")
 @pytest.mark.parametrize("fonts", [True, False], ids=["with fonts", "without"])
 def test_formulas_are_typeset_for_eyes_and_ears_and_a_mistake_ends_the_build(tmp_path, fonts):
     (tmp_path / "conf.py").write_text(

@@ -55,7 +55,7 @@ def mount_state(context, states: list[dict]):
     )
     ready = "n => document.querySelectorAll('output').length >= n"
     try:
-        page.wait_for_function(ready, arg=len(states), timeout=10_000)
+        page.wait_for_function(ready, arg=len(states))
     except Exception as error:
         raise AssertionError(f"a widget was not drawn: {page.trouble}") from error
     return page

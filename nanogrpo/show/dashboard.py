@@ -11,7 +11,7 @@ import copy
 import html
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 
@@ -31,12 +31,12 @@ REDRAW = 1.0  # seconds between two drawings
 
 
 class Dashboard:
-    """Train a policy step by step with :func:`nanogrpo.grpo.train`, and turn its options on the way.
+    """Train a policy step by step with :func:`nanogrpo.grpo.step`, and turn its options on the way.
 
     The learning rate is written into the optimizer. ``beta`` is an option of the trainer, and options are
-    frozen: when it was turned, the trainer is left at the end of a step, and another one with the new option
-    goes on with the same :class:`~nanogrpo.state.TrainState`, which is all that a run carries from step to
-    step besides its weights. A run in which nothing is turned is the run without a dashboard, bit for bit.
+    frozen: each step is made with the options as they then stand, and all steps share one
+    :class:`~nanogrpo.state.TrainState`, which is all that a run carries from step to step besides its
+    weights. A run in which nothing is turned is the run without a dashboard, bit for bit.
 
     Training runs in the kernel's own event loop, one step at a time. A cell that you run meanwhile has the
     model for itself, between two steps.
@@ -69,7 +69,6 @@ class Dashboard:
         self.columns: dict[str, list[float]] = {}
         self._arguments = (model, tokenizer, problems, reward_fn)
         self._reference = copy.deepcopy(model).requires_grad_(False)
-        self._rows: Iterator[dict[str, float]] | None = None
         self._task: asyncio.Task | None = None
         self._drawn = 0.0
         self._build()
@@ -114,11 +113,11 @@ class Dashboard:
             StopIteration: all steps are done.
             NonFiniteError, RewardError, BlockSizeError: as in :func:`nanogrpo.grpo.train`.
         """
-        if self._rows is None or self.beta.value != self.config.beta:
-            self.config = replace(self.config, beta=self.beta.value)
-            self._rows = grpo.train(*self._arguments, self.config, self._reference, self.state)
+        if self.finished:
+            raise StopIteration(f"all {self.config.max_steps} steps are done")
+        self.config = replace(self.config, beta=self.beta.value)
         self.state.optimizer.lr = self.learning_rate.value
-        row = next(self._rows)
+        row, _ = grpo.step(*self._arguments, self.config, self.state, self._reference)
         for name, value in (
             row | {"learning_rate": self.state.optimizer.lr, "beta": self.config.beta}
         ).items():
@@ -132,7 +131,6 @@ class Dashboard:
                 self.step()
             self._report()
         except KeyboardInterrupt:
-            self._rows = None  # the step that was interrupted is not to be gone on with
             self._report()
 
     def start(self) -> None:
@@ -162,7 +160,6 @@ class Dashboard:
         except asyncio.CancelledError:
             self._report()
         except Exception as error:
-            self._rows = None  # a generator that raised is at its end
             self._report(f"{type(error).__name__}: {error}")
         finally:
             self._task = None

@@ -25,7 +25,7 @@ SOURCES = {
     "advantage": "nanogrpo.advantages.group_advantages",
     "ratio": "nanogrpo.losses.importance_ratio",
     "clip": "nanogrpo.losses.clipped_surrogate",
-    "update": "nanogrpo.grpo.improve",
+    "update": "nanogrpo.step.update",
 }
 
 
