@@ -24,6 +24,7 @@ INSTALLED := test node_modules/.package-lock.json -nt package-lock.json
 LIVE := _build/live
 SOURCE := _build/source
 PACKAGE := $(shell find nanogrpo -name '*.py' -o -name '*.js' 2>/dev/null)
+PAGES ?= $(shell sed -n 's/.*\(file\|root\): //p' _toc.yml)
 CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext"); from execute import chapters; print(*(p.relative_to(".") for p in chapters(__import__("pathlib").Path("."))))')
 
 # nbgrader and Jupyter start programs by name, so the environment's own must be found first.
@@ -164,5 +165,5 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab book
 
 clean:
-	rm -rf _build build book/_static/vendor node_modules .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build book/_static/vendor node_modules .lighthouseci .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
