@@ -1,5 +1,6 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
+# make test-foreign  the same under another machine's rounding; FOREIGN_SEED=2 for other weights
 # make browser a Chromium for the tests of the pages, if no browser is found
 # make test-versions  the core's tests with other Pythons, torch and numpy
 # make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
@@ -23,13 +24,14 @@ INSTALLED := test node_modules/.package-lock.json -nt package-lock.json
 LIVE := _build/live
 SOURCE := _build/source
 PACKAGE := $(shell find nanogrpo -name '*.py' -o -name '*.js' 2>/dev/null)
+PAGES ?= $(shell sed -n 's/.*\(file\|root\): //p' _toc.yml)
 CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext"); from execute import chapters; print(*(p.relative_to(".") for p in chapters(__import__("pathlib").Path("."))))')
 
 # nbgrader and Jupyter start programs by name, so the environment's own must be found first.
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test test-versions browser museum bench lab labs labs-grade slides lighthouse lint clean env render fonts tools
+.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -40,9 +42,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
+# pip before 23.1, such as Debian 12's, takes pins of packages with extras for a conflict.
+PIP = 'pip>=23.1'
 # torch first, from an index of its own if one was named; then all the rest in one resolver call.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the tested stack into $(VENV) (the first time takes minutes) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[book,test]'
@@ -84,8 +89,25 @@ tools:
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
 # Two workers with one thread each; a file, or a chapter, stays with one worker.
 test: lint fonts
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
+	  --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+
+# The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
+# by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two.
+FOREIGN_SEED ?= 1
+FOREIGN = FOREIGN_SEED=$(FOREIGN_SEED) PYTHONPATH=$(abspath tests/foreign) ATEN_CPU_CAPABILITY=default \
+  MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+test-foreign: $(STAMP)
+	+$(FOREIGN) $(MAKE) --no-print-directory test
+	$(FOREIGN) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests nanogrpo $(PYTEST_ARGS)
+
+# Mistakes, one by one, in copies of the package: which cell of which chapter turns red? WORDS="k3 clip" for some.
+planted: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/planted.py $(WORDS)
+
+# What rounding alone makes of the numbers that the chapters' runs print; CHAPTERS="book/kl.ipynb" for some.
+spread: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/spread.py $(if $(filter file,$(origin CHAPTERS)),--all,$(CHAPTERS))
 
 # The core's tests with other Pythons and versions, in environments below _build; what cannot be had is said.
 test-versions: $(STAMP)
@@ -110,6 +132,7 @@ bench: .venv-bench/.installed $(STAMP)
 .venv-bench/.installed: book/studies/bench/requirements.txt constraints.txt
 	@echo "Installing what the benchmark compares with into .venv-bench ..."
 	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check $(PIP)
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
@@ -142,5 +165,5 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab book
 
 clean:
-	rm -rf _build build book/_static/vendor node_modules .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build book/_static/vendor node_modules .lighthouseci .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

@@ -33,8 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogrpo.inputs import check_fits, check_sampled, group_size_of
 from nanogrpo.model import GPT, KVCache
-from nanogrpo.rollout import Rollout, check_fits, choose, completion_mask
+from nanogrpo.rollout import Rollout, choose, completion_mask
 
 MAX_PACK = 8  # completions that share a packed row, at most
 SHRINK = 0.75  # drop finished rows once this share of the rows is enough
@@ -49,7 +50,10 @@ def generate(
     eos_id: int, pad_id: int, uniforms: Tensor, temperature: float = 1.0,
 ) -> Rollout:  # fmt: skip
     """Sample as :func:`nanogrpo.rollout.generate` does, faster: same arguments, same tokens, same errors."""
-    check_fits(model, prompt_lens, group_size, max_new_tokens, temperature)
+    check_fits(
+        model, prompt_ids, prompt_lens, uniforms, group_size=group_size, max_new_tokens=max_new_tokens,
+        eos_id=eos_id, pad_id=pad_id, temperature=temperature,
+    )  # fmt: skip
     options, weight = (group_size, max_new_tokens, eos_id, temperature), model.head.weight
     if weight.is_cuda and CUDA_GRAPHS:
         shape = (*options, prompt_ids.shape, uniforms.dtype, weight.data_ptr())
@@ -63,6 +67,7 @@ def generate(
     sampled, truncated = completion_mask(tokens, eos_id), ~(tokens == eos_id).any(1)
     T = int(sampled.sum(1).max())  # trim to the longest completion
     completion_ids = torch.where(sampled, tokens, pad_id)[:, :T].contiguous()
+    check_sampled(torch.where(sampled, logprobs, 0.0))
     logprobs, mask = torch.where(sampled, logprobs, 0.0)[:, :T].contiguous(), sampled[:, :T].contiguous()
     return Rollout(prompt_ids, prompt_lens, completion_ids, mask, logprobs, truncated, group_size)
 
@@ -233,11 +238,12 @@ class _SharedPrompt:
 
 def completion_hidden(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> Tensor:
     """What the model's head reads to predict each completion token, ``(B, T, C)``."""
-    P, (B, T) = len(prompt_ids), completion_ids.shape
-    cache = _SharedPrompt(prompt_lens, B // P)
+    group_size = group_size_of(model, prompt_ids, prompt_lens, completion_ids)
+    P, T = len(prompt_ids), completion_ids.shape[1]
+    cache = _SharedPrompt(prompt_lens, group_size)
     hidden = model.hidden(prompt_ids[:, : int(prompt_lens.max())], cache)  # (P, Tp, C)
     last = hidden[torch.arange(P, device=hidden.device), prompt_lens - 1]  # (P, C), predicts the first token
-    last = last.repeat_interleave(B // P, 0).unsqueeze(1)  # (B, 1, C)
+    last = last.repeat_interleave(group_size, 0).unsqueeze(1)  # (B, 1, C)
     rest = [model.hidden(completion_ids[:, :-1], cache)] if T > 1 else []  # (B, T - 1, C)
     return torch.cat([last, *rest], 1)  # (B, T, C)
 

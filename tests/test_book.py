@@ -100,7 +100,6 @@ def visit(browser, address):
 
     def go(name: str, theme: str = "light", size: dict = WIDE):
         context = browser.new_context(viewport=size, color_scheme=theme)
-        context.set_default_timeout(120_000)  # a busy machine typesets slowly
         contexts.append(context)
         page = context.new_page()
         page.trouble, page.answers = [], []

@@ -4,6 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import patience
 import pytest
 import torch
 
@@ -38,7 +39,7 @@ def board(model=None, config=CONFIG, reward_fn=any_digit):
 def in_a_loop_of_its_own(drive):
     """What `drive()` returns, from a thread of its own: the browser tests leave a loop running in this."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, asyncio.wait_for(drive(), 60)).result()
+        return thread.submit(asyncio.run, asyncio.wait_for(drive(), patience.SECONDS)).result()
 
 
 def weights(model):

@@ -206,7 +206,7 @@ def test_two_runs_give_the_same_bytes(tmp_path):
     nb.cells[3].metadata = {"tags": ["raises-exception"]}
     nbformat.write(nb, source)
     for name in ("a", "b"):
-        assert execute.run(source, tmp_path / f"{name}.ipynb", timeout=60) == []
+        assert execute.run(source, tmp_path / f"{name}.ipynb", timeout=900) == []
     stored = (tmp_path / "a.ipynb").read_text()
     assert stored == (tmp_path / "b.ipynb").read_text()
     assert "text: 100%|██████████| 5/5" in stored

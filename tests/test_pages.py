@@ -86,7 +86,7 @@ def test_npm_s_lock_names_no_address_to_fetch_from_and_pins_all_by_checksum():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("node") is None, reason="package: node is not installed, and typesets formulas")
+@pytest.mark.skipif(shutil.which("node") is None, reason="package: no node to typeset formulas")
 @pytest.mark.parametrize("fonts", [True, False], ids=["with fonts", "without"])
 def test_formulas_are_typeset_for_eyes_and_ears_and_a_mistake_ends_the_build(tmp_path, fonts):
     (tmp_path / "conf.py").write_text(

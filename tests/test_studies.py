@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nanogrpo.metrics import read_csv
+from nanogrpo.show import studies
 from nanogrpo.show.studies import STUDIES, environment, study_log
 
 FOLDER = STUDIES / "quickstart"
@@ -44,3 +45,20 @@ def test_the_log_says_what_made_it():
     made = json.loads((FOLDER / "environment.json").read_text())
     assert made.keys() == environment().keys()
     assert "dirty" not in made["commit"] and made["processor"] and made["torch"]
+
+
+def test_the_environment_does_not_depend_on_the_shell(monkeypatch, tmp_path):
+    here = environment()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path))
+    for name in ("HOME", "USER", "LANG", "LC_ALL", "TERM", "SHELL"):
+        monkeypatch.delenv(name, raising=False)
+    assert environment() == here
+
+
+def test_without_git_or_a_checkout_the_commit_is_unknown(monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        assert environment()["commit"] == "unknown"
+    monkeypatch.setattr(studies, "STUDIES", tmp_path / "book" / "studies")
+    assert environment()["commit"] == "unknown", "of a wheel, whatever repository it lies in"

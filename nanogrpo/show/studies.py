@@ -35,8 +35,16 @@ def environment() -> dict[str, str | int]:
 
 
 def _commit() -> str:
+    """The commit of this checkout. Installed elsewhere there is none: a repository around it is another's."""
+    if not STUDIES.is_dir():
+        return "unknown"
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=os.path.dirname(__file__))
+    # GIT_DIR and its kin, which git sets for its hooks, would point to another repository.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, cwd=STUDIES, env=own)
+    except OSError:  # no git
+        return "unknown"
     return result.stdout.strip() or "unknown"
 
 

@@ -1,0 +1,79 @@
+"""What comes of grading: a table to read, a CSV for Canvas, ``results.json`` for Gradescope."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanogrpo.teach.grade.process import Graded
+
+# A notebook in the archive that Canvas makes of all submissions: name, perhaps LATE, id of the user, of the file.
+CANVAS = re.compile(r"^(?P<student>[^_]+)_(?:LATE_)?(?P<id>\d+)_\d+_")
+
+
+def student(path: Path, root: Path) -> tuple[str, str]:
+    """Name and id of who handed in a file: from Canvas's file name, else the first folder, else the file."""
+    found = CANVAS.match(path.name)
+    if found:
+        return found["student"], found["id"]
+    inside = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
+    return (inside[0] if len(inside) > 1 else path.stem), ""
+
+
+def table(graded: Sequence[Graded]) -> str:
+    """A line for each submission, then what its failed steps said and what is worth a look."""
+    lines = []
+    for one in graded:
+        if one.error:
+            lines.append(f"{one.path.name}: not graded. {one.error}")
+            continue
+        by_hand = f", {one.lab.by_hand:g} more by hand" if one.lab.by_hand else ""
+        lines.append(f"{one.path.name}: {one.points:g} of {one.most:g} points ({one.lab.name}{by_hand})")
+        for step in one.steps:
+            mark = "passed" if step.points else "failed"
+            lines.append(f"    {mark}  {step.points:>4g}  {step.name.removesuffix('-tests')}")
+            lines += [f"        {text}" for text in (step.said, step.note and f"look: {step.note}") if text]
+    return "\n".join(lines)
+
+
+def write_csv(graded: Sequence[Graded], path: Path, root: Path) -> None:
+    """Canvas's columns, then the file, each step, and what is worth a look; one table for each lab.
+
+    Canvas imports the columns ``Student`` to the lab's title, and wants the row ``Points Possible`` first.
+    """
+    labs = {one.lab.name: one.lab for one in graded if one.lab}
+    for lab in labs.values():
+        own = [one for one in graded if one.lab and one.lab.name == lab.name]
+        target = path if len(labs) == 1 else path.with_stem(f"{path.stem}-{lab.name}")
+        names = [name.removesuffix("-tests") for name in lab.points]
+        with target.open("w", newline="", encoding="utf-8") as file:
+            out = csv.writer(file)
+            out.writerow(["Student", "ID", "SIS User ID", "SIS Login ID", "Section", lab.title, "file", *names, "look"])
+            most = list(lab.points.values())
+            out.writerow(["    Points Possible", "", "", "", "", f"{sum(most):g}", "", *map("{:g}".format, most), ""])
+            for one in own:
+                name, number = student(one.path, root)
+                notes = "; ".join(f"{s.name.removesuffix('-tests')} {s.note}" for s in one.steps if s.note)
+                points = [f"{step.points:g}" for step in one.steps]
+                out.writerow([name, number, "", "", "", f"{one.points:g}", one.path.name, *points, notes])
+
+
+def write_gradescope(one: Graded, path: Path) -> None:
+    """``results.json`` of one submission, as Gradescope's autograder reads it."""
+    tests = [
+        {
+            "name": step.name.removesuffix("-tests"),
+            "score": step.points,
+            "max_score": step.most,
+            "status": "passed" if step.points else "failed",
+            "output": step.said or "Passed.",
+        }
+        for step in one.steps
+    ]
+    told = one.error or f"{one.points:g} of {one.most:g} points by tests; {one.lab.by_hand:g} more by hand."
+    text = json.dumps({"score": one.points, "output": told, "tests": tests}, indent=1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
