@@ -20,5 +20,5 @@ def source_link(name: str) -> str:
     module, _, attribute = name.rpartition(".")
     found = inspect.unwrap(getattr(import_module(module), attribute))
     lines, first = inspect.getsourcelines(found)
-    path = Path(inspect.getsourcefile(found)).relative_to(ROOT).as_posix()
+    path = Path(inspect.getsourcefile(found) or "").relative_to(ROOT).as_posix()
     return f"{REPOSITORY}/blob/main/{path}#L{first}-L{first + len(lines) - 1}"

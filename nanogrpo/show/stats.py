@@ -84,7 +84,8 @@ def band(curves: Sequence[Values], level: float = 0.95) -> tuple[np.ndarray, np.
     The interval holds at each step by itself, not for the whole curve at once.
     """
     columns = [mean(column, level) for column in np.asarray(curves, dtype=float).T]
-    return tuple(np.array(values) for values in zip(*columns, strict=True))
+    middle, low, high = (np.array(values) for values in zip(*columns, strict=True))
+    return middle, low, high
 
 
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, level: float, seed: int) -> Interval:

@@ -15,6 +15,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ def weak_policy(task: WordTask, seed: int = 0, steps: int = IMITATION) -> GPT:
 
 def config_of(task: WordTask, **options) -> GRPOConfig:
     """The capstone's settings: 30 steps of 16 groups of 16, two updates each."""
-    chosen = {"group_size": 16, "prompts_per_step": 16, "learning_rate": 1e-3, "max_steps": 30,
+    chosen: dict[str, Any] = {"group_size": 16, "prompts_per_step": 16, "learning_rate": 1e-3, "max_steps": 30,
               "num_iterations": 2, "beta": 0.02, "aggregation": "sequence_mean"}  # fmt: skip
     return GRPOConfig(max_new_tokens=task.max_new_tokens, **chosen | options)
 
