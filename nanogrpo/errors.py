@@ -88,6 +88,14 @@ class LogError(NanoGRPOError, OSError):
     """A log, or a picture of one, cannot be written or read."""
 
 
+class SourceError(NanoGRPOError, AttributeError):
+    """The package has no function or class of a name."""
+
+
+class LoopError(NanoGRPOError, RuntimeError):
+    """No event loop runs here, in which something could go on in the background."""
+
+
 class RunError(NanoGRPOError, ValueError):
     """A run's folder holds another run than the one asked for, or none."""
 
