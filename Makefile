@@ -2,6 +2,8 @@
 # make test    everything that CI checks
 # make lighthouse   Lighthouse on every page of the rendered book
 # make labs    make the students' notebooks and the solutions of the course labs
+# make grade FILES=folder   grade submitted labs; CSV=grades.csv writes a table
+# make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
@@ -23,7 +25,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults bench lab labs labs-grade slides lighthouse lint clean env render
+.PHONY: book test faults bench lab labs labs-grade grade course slides lighthouse lint clean env render
 
 env: $(STAMP)
 
@@ -97,6 +99,14 @@ lint: $(STAMP)
 # The students' notebooks stand in book/labs, too, where the book and Colab find them.
 labs: $(STAMP)
 	$(BIN)/python book/labs/release.py
+
+# Notebooks, or folders of them; each in a process of its own, with a time limit for each cell.
+grade: $(STAMP)
+	$(BIN)/python -m nanogrpo.teach.grade $(FILES) $(if $(CSV),--csv $(CSV)) $(ARGS)
+
+# Sources, students' notebooks and solutions of a course, in _build/COURSE.
+course: $(STAMP)
+	$(BIN)/python book/labs/release.py --course $(COURSE)
 
 # One page of slides for each part of the book, in _build/slides.
 slides: $(STAMP)
