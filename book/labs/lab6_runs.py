@@ -130,24 +130,29 @@ def departures(broken: dict, right: list[dict]) -> dict[str, int]:
 def make(course: str) -> tuple[dict, dict]:
     """The curves, by name: the settings for right runs, letters for the others; and the answer to each letter.
 
-    Raises:
-        RuntimeError: A mistake shows in none of its curves, or the sound run in one: take another name.
+    An answer has the ``setting``, the broken ``part``, and the steps ``from`` which metrics show it. If a mistake
+    shows in no curve, or the sound run in one, all is drawn again.
     """
-    first, chance, logs, answers = start(course), number_of(course) % 10_000, {}, {}
+    for attempt in itertools.count():
+        name = f"{course}, attempt {attempt}" if attempt else course
+        logs, answers = _draw(name)
+        if all(bool(answer["from"]) == (answer["part"] != "none") for answer in answers.values()):
+            return logs, answers
+
+
+def _draw(course: str) -> tuple[dict, dict]:
+    first, chance, answers = start(course), number_of(course) % 10_000, {}
     right = {name: [run(first, name, seed=chance + n) for n in range(RIGHT_SEEDS)] for name in SETTINGS}
-    logs |= {name: runs[0] for name, runs in right.items()}
+    logs = {name: runs[0] for name, runs in right.items()}
     for number, (letter, (part, setting)) in enumerate(assignment(course).items()):
         logs[letter] = run(first, setting, PARTS[part][0], seed=chance + RIGHT_SEEDS + number)
-        shows = departures(logs[letter], right[setting])
-        if bool(shows) != (part != "none"):
-            raise RuntimeError(f"run {letter} ({part}, {setting}) shows {shows}: give the course another name")
-        answers[letter] = {"part": part, "from": shows}
+        answers[letter] = {"setting": setting, "part": part, "from": departures(logs[letter], right[setting])}
     return logs, answers
 
 
-def write(notebook: nbformat.NotebookNode, course: str, logs: dict, answers: dict) -> None:
+def write(notebook: nbformat.NotebookNode, logs: dict, answers: dict) -> None:
     """Put the curves and the answers where they stand in the lab's source."""
-    settings = {letter: setting for letter, (_, setting) in assignment(course).items()}
+    settings = {letter: answer["setting"] for letter, answer in answers.items()}
     wrap = textwrap.TextWrapper(99, break_on_hyphens=False, break_long_words=False)
     rows = ["\n".join(wrap.wrap(f"{json.dumps(name)}: {json.dumps(values)}")) for name, values in logs.items()]
     data = "{\n" + ",\n".join(rows) + "\n}"
@@ -184,7 +189,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     notebook = nbformat.read(given.notebook, as_version=4)
-    write(notebook, given.course, *make(given.course))
+    write(notebook, *make(given.course))
     nbformat.write(notebook, given.notebook)
 
 
