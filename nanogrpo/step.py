@@ -296,7 +296,7 @@ def describe(batch: Batch, config: StepConfig) -> dict[str, float]:
 def add_reference(batch: Batch, reference: GPT | None, config: StepConfig) -> tuple[Batch, dict[str, float]]:
     """The batch with the reference's log-probs, and the KL at the time of sampling, in nats a token (k3).
 
-    Where the loss charges for the KL, the loss measures it as well, and it is not measured here.
+    Where the loss charges for the KL, what the loss measures takes this number's place in the log.
 
     Raises:
         OptionError: there is a price for KL and no reference.
@@ -310,8 +310,6 @@ def add_reference(batch: Batch, reference: GPT | None, config: StepConfig) -> tu
     rollout, mask = batch.rollout, batch.rollout.completion_mask
     ref_logprobs = logprobs_under(reference, rollout, config.temperature)  # (B, T)
     batch = replace(batch, ref_logprobs=ref_logprobs)
-    if config.kl_in_loss:
-        return batch, {}
     return batch, {"kl": (kl_k3(rollout.logprobs, ref_logprobs, mask).sum() / mask.sum()).item()}
 
 
