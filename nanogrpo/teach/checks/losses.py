@@ -148,7 +148,7 @@ def surrogate_mistakes(
     return [(torch.where(mask, values, 0.0), sentence) for values, sentence in wrong]
 
 
-@register("losses.grpo_loss")
+@register(("losses", lambda module: partial(module.grpo_loss, aggregation="sequence_mean")))
 def check_kl_penalty(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: what the KL adds."""
     B, T, beta = draw.integer(3, 5), draw.integer(3, 5), draw.uniform(0.5, 2, 1).item()
