@@ -5,6 +5,8 @@
 # make test-versions  the core's tests with other Pythons, torch and numpy
 # make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
 # make labs    make the students' notebooks and the solutions of the course labs
+# make grade FILES=folder   grade submitted labs; CSV=grades.csv writes a table
+# make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
@@ -24,13 +26,14 @@ INSTALLED := test node_modules/.package-lock.json -nt package-lock.json
 LIVE := _build/live
 SOURCE := _build/source
 PACKAGE := $(shell find nanogrpo -name '*.py' -o -name '*.js' 2>/dev/null)
+PAGES ?= $(shell sed -n 's/.*\(file\|root\): //p' _toc.yml)
 CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext"); from execute import chapters; print(*(p.relative_to(".") for p in chapters(__import__("pathlib").Path("."))))')
 
 # nbgrader and Jupyter start programs by name, so the environment's own must be found first.
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade slides lighthouse lint clean env render fonts tools
+.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -41,9 +44,12 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
+# pip before 23.1, such as Debian 12's, takes pins of packages with extras for a conflict.
+PIP = 'pip>=23.1'
 # torch first, from an index of its own if one was named; then all the rest in one resolver call.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the tested stack into $(VENV) (the first time takes minutes) ..."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[book,test]'
@@ -128,6 +134,7 @@ bench: .venv-bench/.installed $(STAMP)
 .venv-bench/.installed: book/studies/bench/requirements.txt constraints.txt
 	@echo "Installing what the benchmark compares with into .venv-bench ..."
 	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check $(PIP)
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
@@ -148,6 +155,14 @@ lint: $(STAMP) tools
 labs: $(STAMP)
 	$(BIN)/python book/labs/release.py
 
+# Notebooks, or folders of them; each in a process of its own, with a time limit for each cell.
+grade: $(STAMP)
+	$(BIN)/python -m nanogrpo.teach.grade $(FILES) $(if $(CSV),--csv $(CSV)) $(ARGS)
+
+# Sources, students' notebooks and solutions of a course, in _build/COURSE.
+course: $(STAMP)
+	$(BIN)/python book/labs/release.py --course $(COURSE)
+
 # One page of slides for each part of the book, in _build/slides.
 slides: $(STAMP)
 	@$(BIN)/python book/labs/slides.py
@@ -160,5 +175,5 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab book
 
 clean:
-	rm -rf _build build book/_static/vendor node_modules .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build book/_static/vendor node_modules .lighthouseci .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

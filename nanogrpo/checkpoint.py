@@ -52,7 +52,7 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
 
 
 def pack(tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> bytes:
-    """Named tensors and a header of strings as the bytes of a safetensors file.
+    """Named tensors and a header of strings as the bytes of a safetensors file, the same bytes every time.
 
     Raises:
         NonFiniteError: a tensor holds NaN or infinity. Such weights are never written over good ones.
@@ -63,7 +63,13 @@ def pack(tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> bytes:
             f"{broken} holds a number that is not finite, and is not saved; what was saved before is "
             "untouched. Go on from there with a lower learning rate"
         )
-    return save(ready, metadata=header)
+    content = save(ready, metadata=header)
+    size = int.from_bytes(content[:8], "little")
+    index = json.loads(content[8 : 8 + size])
+    index["__metadata__"] = dict(sorted(header.items()))  # in an order of its own each time, else
+    text = json.dumps(index, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:

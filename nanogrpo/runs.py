@@ -145,6 +145,12 @@ class Folder:
         """
         settings = self._read_config()
         hashes = settings.pop("inputs", None)
+        for name in given.keys() - set(may_change):
+            if settings.get(name, given[name]) != given[name]:
+                raise RunError(
+                    f"{self} was started with {name}={settings[name]!r} and cannot go on with "
+                    f"{given[name]!r}; leave the option out, or start a new run in another --out"
+                )
         lacks, odd = sorted(set(names) - settings.keys()), sorted(settings.keys() - set(names))
         if lacks or odd:
             said = [f"lacks {', '.join(lacks)}"] * bool(lacks) + [f"has {', '.join(odd)}"] * bool(odd)
@@ -152,12 +158,6 @@ class Folder:
                 f"cannot resume {self}: its {CONFIG} {' and '.join(said)}; it is damaged, or of another "
                 "version of nanogrpo. Weights of finished runs are loaded as ever, by --model"
             )
-        for name in given.keys() - set(may_change):
-            if settings[name] != given[name]:
-                raise RunError(
-                    f"{self} was started with {name}={settings[name]!r} and cannot go on with "
-                    f"{given[name]!r}; leave the option out, or start a new run in another --out"
-                )
         if hashes is None:
             print(
                 f"{self} has no hashes of what it was started with, so they are not compared", file=sys.stderr
@@ -228,7 +228,8 @@ class Run:
         """
         path = self.folder / CHECKPOINT
         tensors, _ = load_tensors(path)
-        for name, part in {**self.models, "state": self.state}.items():
+        parts: dict[str, Any] = {**self.models, "state": self.state}
+        for name, part in parts.items():
             own = {
                 key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")
             }

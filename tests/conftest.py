@@ -22,6 +22,15 @@ settings.load_profile("nanogrpo")
 use_copy_beside()
 
 
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would begin with the files of many tests
+
+
+def pytest_collection_modifyitems(items):
+    """The file that takes longest begins first; it has few tests."""
+    items.sort(key=lambda item: item.path.name != "test_clean_shell.py")
+
+
 @pytest.fixture(scope="session")
 def corpus():
     """The text of tiny Shakespeare, or a skip that says how to get it."""

@@ -91,7 +91,7 @@ def test_metrics_are_those_of_the_samples():
 def test_on_policy_the_loss_is_zero_and_the_gradient_is_not():
     config = GRPOConfig(max_new_tokens=4, group_size=4, prompts_per_step=4, aggregation="sequence_mean")
     row = next(train(policy(), TOKENIZER, ROWS, count_b, config))
-    assert abs(row["loss"]) < 1e-6 and row["grad_norm"] > 1e-3, "2C 21: the loss is no measure of progress"
+    assert abs(row["loss"]) < 1e-6 and row["grad_norm"] > 1e-3, "2C_21: the loss is no measure of progress"
     assert row["clip_ratio/region_mean"] == 0, (
         "the ratio is not 1 on the first update: another temperature, or a second pass?"
     )

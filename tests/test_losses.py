@@ -1,4 +1,4 @@
-"""Ratio, clip, aggregation and the GRPO loss. Names carry the number of the identity (2C) that they prove."""
+"""Ratio, clip, aggregation and the GRPO loss. Names carry the numbers of book/identities.md."""
 
 import ast
 import inspect

@@ -18,6 +18,12 @@ CALL = """async ([source, name, rows]) => {
 }"""
 
 
+def code_of(script: str) -> str:
+    """A script without its comments and blank lines, which no reader of a page notices."""
+    lines = (re.sub(r"(^|\s)//.*$", "", line).rstrip() for line in script.splitlines())
+    return "\n".join(filter(None, lines))
+
+
 def call(browser, widget: str, function: str, rows: list[tuple]) -> list:
     """The results of a function that a widget's script exports, one for each row of arguments."""
     page = browser.new_page()

@@ -192,7 +192,7 @@ class Dashboard:
 
     def stop(self) -> None:
         """Stop after the step that is being made; :meth:`start` goes on from there."""
-        if self.running:
+        if self._task is not None and self.running:
             self._task.cancel()
 
     async def _train(self) -> None:

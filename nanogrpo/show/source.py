@@ -27,7 +27,7 @@ def source_link(name: str) -> str:
         if not callable(found):
             raise TypeError("it cannot be called")
         lines, first = inspect.getsourcelines(found)
-        path = Path(inspect.getsourcefile(found)).relative_to(ROOT).as_posix()
+        path = Path(inspect.getsourcefile(found) or "").relative_to(ROOT).as_posix()
     except (ImportError, AttributeError, TypeError, ValueError, OSError) as error:
         raise SourceError(f"{name!r} is no function or class that the package defines: {error}") from error
     return f"{REPOSITORY}/blob/main/{path}#L{first}-L{first + len(lines) - 1}"

@@ -91,7 +91,8 @@ def band(curves: Sequence[Values], level: float = 0.95) -> tuple[np.ndarray, np.
     """
     broken = Interval(np.nan, np.nan, np.nan)
     columns = [mean(column, level) if np.isfinite(column).all() else broken for column in _array(curves).T]
-    return tuple(np.array(values) for values in zip(*columns, strict=True))
+    middle, low, high = (np.array(values) for values in zip(*columns, strict=True))
+    return middle, low, high
 
 
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, level: float, seed: int) -> Interval:

@@ -131,9 +131,10 @@ def _git(*command: str) -> str:
     """What git says of this tree; nothing where there is no git, or no repository that it trusts."""
     # GIT_DIR and its kin, which git sets for its hooks, would point to another repository.
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    options = {"capture_output": True, "text": True, "cwd": STUDIES, "env": own, "timeout": 60}
     try:
-        return subprocess.run(["git", *command], **options).stdout.strip()
+        return subprocess.run(
+            ["git", *command], capture_output=True, text=True, cwd=STUDIES, env=own, timeout=60
+        ).stdout.strip()
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return ""
 

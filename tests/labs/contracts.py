@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from nanogrpo import losses, rollout
 from nanogrpo.advantages import group_advantages as package_advantages
-from nanogrpo.experience import sample
+from nanogrpo.step import sample
 from nanogrpo.kl import kl_k3
 from nanogrpo.losses import aggregate, clipped_surrogate, importance_ratio
 from nanogrpo.rollout import token_logprobs
@@ -790,10 +790,6 @@ LAB5 = [
     *shared_loss("KL without gradient", loss_with(beta_term=lambda p, q, m: kl_k3(p.detach(), q, m))),
     *shared_loss("KL of the policy to itself", loss_with(beta_term=lambda p, q, m: kl_k3(p, p.detach(), m))),
     *shared_loss("advantages of other rows", loss_with(A=lambda A: A.roll(1))),
-    *shared_loss("gradient into the advantages", lambda p, o, q, A, m, beta=0.0: with_gradient_to(
-        S.grpo_loss(p, o, q, A, m, beta), A)),
-    *shared_loss("gradient into the old log-probs", lambda p, o, q, A, m, beta=0.0: with_gradient_to(
-        S.grpo_loss(p, o, q, A, m, beta), o)),
     *shared_loss("gradient into the reference", lambda p, o, q, A, m, beta=0.0: with_gradient_to(
         S.grpo_loss(p, o, q, A, m, beta), q)),
     *shared_loss("beta is 0.1", lambda p, o, q, A, m, beta=0.0: S.grpo_loss(p, o, q, A, m, 0.1)),

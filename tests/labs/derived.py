@@ -16,7 +16,7 @@ TRAINED = {"bradley_terry": (0, 1), "reward_pooling": (0,), "reinforce_loss": (0
            "value_loss": (0,), "policy_loss": (0,), "kl_k3": (0,), "grpo_loss": (0,), "kl_penalty": (0,),
            "importance_ratio": (0,)}  # fmt: skip
 CONSTANT = {"reinforce_loss": (1,), "clipped_surrogate": (1,), "value_loss": (1, 3), "policy_loss": (1, 2),
-            "kl_k3": (1,), "grpo_loss": (1, 2, 3), "kl_penalty": (1, 2, 3), "importance_ratio": (1,)}  # fmt: skip
+            "kl_k3": (1,), "grpo_loss": (2,), "kl_penalty": (2,), "importance_ratio": (1,)}  # fmt: skip
 # Zero at padding, says the text, where the mask (the argument of this place) is false.
 ZERO_AT_PADDING = {"token_rewards": 1, "gae": 2, "whiten": 1, "clipped_surrogate": 2, "value_loss": 2, "policy_loss": 3}
 SLOW = {"train"}

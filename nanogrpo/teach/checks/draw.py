@@ -31,9 +31,10 @@ class Draw:
         return int(self.integers(low, high, 1))
 
     def mask(self, rows: int, tokens: int) -> Tensor:
-        """A completion mask ``(rows, tokens)``: the first row is full, the second is not, none is empty."""
+        """A completion mask ``(rows, tokens)``: a full row, one that is not, one of one token, none empty."""
         lengths = self.integers(1, tokens, rows, 1)
         lengths[0], lengths[1] = tokens, self.integer(1, tokens - 1)
+        lengths[2:3] = 1
         return torch.arange(tokens) < lengths
 
     def logprobs(self, *shape: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo import kl
-from nanogrpo.teach.checks.compare import call, compare, gradient, no_gradient
+from nanogrpo.teach.checks.compare import agree, call, compare, gradient, no_gradient
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -16,8 +16,8 @@ DELTA = "delta = ref_logprobs - logprobs, in this order"
 
 
 def _pair(draw: Draw) -> tuple[Tensor, Tensor]:
-    """Log-probs of sampled tokens under the policy, with gradient, and under the reference, (B, T)."""
-    logprobs = draw.logprobs(draw.integer(2, 4), draw.integer(3, 5))
+    """Log-probs of sampled tokens under the policy, with gradient, and under the reference: any shape."""
+    logprobs = draw.logprobs(*(3, 4, 2)[: draw.integer(1, 3)])
     return logprobs.requires_grad_(), logprobs.detach() + 0.7 * draw.normal(*logprobs.shape)
 
 
@@ -44,8 +44,7 @@ def _check(implementation: Callable, draw: Draw, name: str) -> None:
     }[name]
     mistakes += [(value, f"This is {other}, not {name}.") for other, value in values.items() if other != name]
     mistakes += [(-values[name], f"The sign is reversed: this is minus {name}.")]
-    got = call(implementation, logprobs, ref)
-    compare(f"{name} of a token", got, values[name], mistakes)
+    got = agree(f"{name} of a token", implementation, getattr(kl, f"kl_{name}"), (logprobs, ref), mistakes)
     mistakes = [(slope, f"The gradient is that of {k}.") for k, slope in slopes.items() if k != name]
     compare(f"the gradient of {name}", gradient(name, got, logprobs), slopes[name], mistakes)
 

@@ -10,12 +10,19 @@ import torch
 from torch import Tensor
 
 from nanogrpo import rollout as rollouts
-from nanogrpo.losses import clipped_surrogate, grpo_loss
+from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.checks.compare import call, compare, gradient, no_gradient, padding_is_zero
+from nanogrpo.teach.checks.compare import agree, call, compare
 from nanogrpo.teach.checks.draw import Draw
-from nanogrpo.teach.checks.losses import surrogate_mistakes
+from nanogrpo.teach.checks.losses import (
+    ADVANTAGES,
+    OLD,
+    clip_case,
+    padding_does_not_overflow,
+    ratio_mistakes,
+    surrogate_mistakes,
+)
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
@@ -29,59 +36,30 @@ AUTOGRAD = {  # what PyTorch says, and what it means here
 @register()
 def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, advantages, mask, clip_low, clip_high)``: ratio and clip, ``(B, T)``."""
-    B, T, low, high = draw.integer(4, 6), 3, 0.2, 0.3
-    logprobs, mask = draw.logprobs(B, T).requires_grad_(), draw.mask(B, T)
-    mask[:2] = True  # one of each sign with all three ratios; the last row ends early
-    mask[-1, 1:] = False
-    r = torch.stack([draw.uniform(a, b, B) for a, b in ((0.4, 0.75), (0.9, 1.1), (1.4, 1.7))], 1)
-    old = (logprobs.detach() - r.log()).requires_grad_()
-    advantages = draw.uniform(0.5, 2, B) * torch.tensor([1.0, -1.0]).repeat(3)[:B]
-    advantages.requires_grad_()
-    A = advantages.detach()[:, None].expand(B, T)
-    right, mistakes = clipped_surrogate(r, A, mask, low, high), surrogate_mistakes(r, A, mask, low, high)
+    ratio, advantages, mask, low, high = clip_case(draw)
+    logprobs = draw.logprobs(*ratio.shape)
+    old = logprobs - ratio.log()
+    A = advantages.detach()[:, None].expand_as(ratio)
+    mistakes = surrogate_mistakes(ratio, A, mask, low, high)
     mistakes += [
         (clipped_surrogate(wrong, A, mask, low, high), sentence)
-        for wrong, sentence in _wrong_ratios(r, logprobs.detach(), old.detach())
+        for wrong, sentence in ratio_mistakes(logprobs, old, mask)
     ]
-    got = call(implementation, logprobs, old, advantages, mask, low, high)
-    compare("the loss of a token", got, right, mistakes, mask)
-    padding_is_zero("the loss of a token", got, mask)
-    moves = mask & (r < 1 + high).where(A > 0, r > 1 - low)
-    slope = torch.where(moves, -A * r, 0.0)  # the derivative of the ratio by the log-prob is the ratio
-    found = gradient("the loss (are the log-probs detached?)", got, logprobs)
-    compare("the gradient of the loss", found, slope)
-    no_gradient(
-        "the loss", got, old, "old_logprobs: they are not detached. They are constants from sampling."
-    )
-    no_gradient(
-        "the loss", got, advantages, "the advantages: they are not detached. They are constants here."
-    )
-    _padding_does_not_overflow(implementation, logprobs, old, advantages, mask, low, high)
+    near = (logprobs - old).clamp(-low, high).exp()
+    mistakes += [(torch.where(mask, -near * A, 0.0), "You clip the log-ratio: clip the ratio, after exp.")]
 
+    def reference(logprobs, old_logprobs, advantages, mask, clip_low, clip_high):
+        ratio = importance_ratio(logprobs, old_logprobs, mask)
+        return clipped_surrogate(ratio, advantages, mask, clip_low, clip_high)
 
-def _wrong_ratios(r: Tensor, logprobs: Tensor, old: Tensor) -> list[tuple[Tensor, str]]:
-    return [
-        (1 / r, "The ratio is upside down: new over old, exp(logprobs - old_logprobs)."),
-        (r.log(), "This is the log-ratio: take its exp."),
-        (logprobs / old, "You divide log-probs: the ratio is exp(logprobs - old_logprobs)."),
-        (
-            torch.ones_like(r),
-            "The ratio is always 1: old_logprobs are those kept from sampling; the policy divided by itself "
-            "never meets the clip.",
-        ),
-    ]
-
-
-def _padding_does_not_overflow(implementation: Callable, logprobs, old, advantages, mask, low, high) -> None:
-    far = old.detach().masked_fill(~mask, -1e4)
-    got = call(implementation, logprobs, far, advantages, mask, low, high)
-    found = gradient("the loss", got, logprobs)
-    if not (got.isfinite().all() and found.isfinite().all()):
-        what = "loss" if not got.isfinite().all() else "gradient, not the loss itself,"
-        raise CheckFailed(
-            f"Padding with an old log-prob of -10000 makes the {what} infinite or NaN: exp overflows there, "
-            "and infinity times the mask's 0 is NaN. Mask the log-ratio before exp, not the loss after it."
-        )
+    bounds = (advantages, mask, low, high)
+    agree(
+        "the loss of a token", implementation, reference,
+        (logprobs.requires_grad_(), old.requires_grad_(), *bounds), mistakes, mask, True,
+        trained=(0,), constants={1: OLD, 2: ADVANTAGES},
+    )  # fmt: skip
+    got = call(implementation, logprobs, old.detach().masked_fill(~mask, -1e4), *bounds)
+    padding_does_not_overflow("loss", got, got, logprobs)
 
 
 class Descent:
@@ -128,28 +106,47 @@ def _improved(
     return _flat(model), seen
 
 
-def _wrong_updates(policy, reference, sampled, A, beta, lr, updates) -> Iterator[tuple[Tensor, str]]:
-    """The weights that the usual mistakes lead to; computed only where there is one."""
-    known = (policy, reference, sampled, A, beta, lr)
+def _wrong_updates(
+    policy: GPT, reference: GPT, sampled: Rollout, A: Tensor, beta: float, lr: float, updates: int
+) -> Iterator[tuple[Tensor, str]]:
+    """How far the usual mistakes move the weights; computed only where there is one."""
+    known, start = (policy, reference, sampled, A, beta, lr), _flat(policy)
     everywhere = replace(sampled, completion_mask=torch.ones_like(sampled.completion_mask))
-    unmoved = "backward fills the gradients, then optimizer.step() uses them."
-    yield _flat(policy), f"The policy's weights have not moved: {unmoved}"
-    for n, options, sentence in [
-        (1, {}, f"The policy was updated once: go through the batch num_updates = {updates} times."),
-        (updates - 1, {}, "The last gradient is never used: call backward before optimizer.step()."),
-        (updates, {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it is."),
-        (updates, {"clear": False}, "The gradients of earlier updates are still there: optimizer.zero_grad() "
-                                    "belongs into the loop."),
-        (updates, {"own": True}, "The old log-probs are made anew at each update, so the ratio is always 1: "
-                                 "use those of sampling, rollout.logprobs."),
-        (updates, {"how": "token_mean"}, "This is the loss with the mean over tokens: take the paper's, "
-                                         "aggregation='sequence_mean'."),
-    ]:  # fmt: skip
-        yield _improved(*known, n, **options)[0], sentence
-    pull = "its log-probs are those of reference, not of policy, and beta is handed on."
-    yield _improved(*known[:4], 0.0, lr, updates)[0], f"There is no pull to the reference: {pull}"
-    padded = _improved(policy, reference, everywhere, *known[3:], updates)[0]
-    yield padded, "Padding counts as sampled tokens: hand on rollout.completion_mask."
+    yield torch.zeros_like(start), (
+        "The policy's weights have not moved: backward fills the gradients, then optimizer.step() uses them. "
+        "It "
+        "is policy itself that is trained, not a copy."
+    )
+    times = f"go through the batch num_updates = {updates} times."
+    cleared = "The gradients of earlier updates are still there: optimizer.zero_grad() belongs into the loop."
+    own = "The old log-probs are made anew at each update, so the ratio is always 1: use those of sampling, rollout.logprobs."
+    pull = "There is no pull to the reference: its log-probs are those of reference, not of policy, and beta is handed on."
+    tokens = "This is the loss with the mean over tokens: take the paper's, aggregation='sequence_mean'."
+    for arguments, options, sentence in [
+        ((*known, 1), {}, f"The policy was updated once: {times}"),
+        ((*known, updates - 1), {}, f"The last gradient is never used, or one update is missing: {times}"),
+        *[((*known, n), {}, f"The policy was updated {n} times: {times}") for n in range(2, updates - 1)],
+        ((*known, updates + 1), {}, f"The policy was updated once too often: {times}"),
+        ((*known, 2 * updates), {}, f"The policy was updated twice as often: {times}"),
+        ((*known, updates), {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it "
+         "is."),
+        ((*known, updates), {"clear": False}, cleared),
+        ((*known, updates), {"own": True}, own),
+        ((*known, updates), {"how": "token_mean"}, tokens),
+        ((*known[:4], 0.0, lr, updates), {}, pull),
+        ((policy, policy, *known[2:], updates), {}, pull),
+        ((*known[:3], -A, *known[4:], updates), {}, "The sign of the advantages is reversed."),
+        ((*known[:3], A.flip(0), *known[4:], updates), {}, "The advantages are in another order than the "
+         "rows."),
+        (
+            (*known[:2], everywhere, *known[3:], updates),
+            {},
+            "Padding counts as sampled tokens: hand on rollout.completion_mask.",
+        ),
+        *[((*known[:4], b, lr, updates), {}, f"beta is {b}, and not {beta:.2f}: hand it "
+         "on.") for b in (0.1, 1.0)],
+    ]:
+        yield _improved(*arguments, **options)[0] - start, sentence
 
 
 def _batch(draw: Draw) -> tuple[GPT, GPT, Rollout, Tensor, float]:
@@ -183,19 +180,40 @@ def _batch(draw: Draw) -> tuple[GPT, GPT, Rollout, Tensor, float]:
 def check_improve(implementation: Callable, draw: Draw) -> None:
     """``f(policy, reference, optimizer, rollout, advantages, beta, num_updates)``: losses of the updates.
 
-    The policy is trained in place, and its weights are compared with those that the updates should give.
+    The policy is trained in place, and its weights are compared with those that the updates should give. The
+    second time it goes so fast that the loss rises on the way.
     """
-    policy, reference, sampled, A, lr = _batch(draw)
-    updates, beta = 3, draw.uniform(0.3, 0.6, 1).item()
+    *known, lr = _batch(draw)
+    beta = draw.uniform(0.3, 0.6, 1).item()
+    _check_updates(implementation, *known, beta, lr, draw.integer(3, 4))
+    for _ in range(8):
+        losses = torch.tensor(_improved(*known, beta, lr, 4)[1])
+        if (losses.diff() > 0).any():
+            break
+        lr *= 2
+    _check_updates(implementation, *known, beta, lr, 4)
+
+
+def _check_updates(
+    implementation: Callable, policy: GPT, reference: GPT, sampled: Rollout, A: Tensor, beta, lr, updates
+) -> None:
     known = (policy, reference, sampled, A, beta, lr, updates)
-    right, losses = _improved(*known)
+    (right, losses), start = _improved(*known), _flat(policy)
     student, frozen = copy.deepcopy(policy), copy.deepcopy(reference)
     try:
         got = call(implementation, student, frozen, Descent(student, lr), sampled, A, beta, updates)
     except CheckFailed as failed:
         named = [sentence for error, sentence in AUTOGRAD.items() if error in str(failed)]
         raise CheckFailed(named[0]) if named else failed from None
-    compare("a weight of the reference after the updates", _flat(frozen), _flat(reference))
-    compare("a weight of the policy after the updates", _flat(student), right, _wrong_updates(*known))
-    last, sentence = torch.tensor(losses[-1:]), "Return the losses of all updates, not of the last one."
-    compare("the loss of an update", got, torch.tensor(losses), [(last, sentence), (last[0], sentence)])
+    moved = [(_flat(student) - start, "The reference is trained, too: it stays as it is.")]
+    compare("the change of a weight of the reference", _flat(frozen) - _flat(reference), 0 * start, moved)
+    change = _flat(student) - start
+    compare("the change of a weight of the policy", change, right - start, _wrong_updates(*known))
+    losses = torch.tensor(losses)
+    mistakes = [
+        (losses[-1:], "Return the losses of all updates, not of the last one."),
+        (losses[-1], "Return the losses of all updates, not of the last one."),
+        (losses.mean(), "Return the losses of all updates, not their mean."),
+        (losses[:-1], "The loss of the last update is missing."),
+    ]
+    compare("the loss of an update", got, losses, mistakes)

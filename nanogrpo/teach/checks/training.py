@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import torch
-from torch import Tensor
 
 from nanogrpo import critic, grpo, losses, rollout
 from nanogrpo.tasks import Addition
-from nanogrpo.teach.checks.compare import call, compare, gradient, no_gradient, padding_is_zero
+from nanogrpo.teach.checks.compare import agree, call, compare, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -50,41 +49,36 @@ def check_encode_completions(implementation: Callable, draw: Draw) -> None:
 def check_sft_loss(implementation: Callable, draw: Draw) -> None:
     """``f(logits, targets, mask)``: surprise at each completion token; the shift is made already."""
     B, T, V = draw.integer(3, 4), draw.integer(3, 5), draw.integer(5, 7)
-    logits, targets, mask = (
-        draw.normal(B, T, V).requires_grad_(),
-        draw.integers(0, V - 1, B, T),
-        draw.mask(B, T),
-    )
-    right = losses.sft_loss(logits, targets, mask)
-
-    def other(targets: Tensor) -> Tensor:
-        return losses.sft_loss(logits.detach(), targets, mask)
-
+    logits, targets = draw.normal(B, T, V).requires_grad_(), draw.integers(0, V - 1, B, T)
+    mask = draw.mask(B, T)
+    shifted = partial(losses.sft_loss, logits.detach(), mask=mask)
+    right = shifted(targets)
     mistakes = [
         (
-            other(targets.roll(-1, 1)),
-            "The targets are shifted twice: logits[:, t] predicts targets[:, t] here, so compare column "
-            "with column.",
+            shifted(targets.roll(-1, 1)),
+            "The targets are shifted twice: logits[:, t] predicts targets[:, t] here, so compare column with "
+            "column.",
         ),
-        (other(targets.roll(1, 1)), "The targets are shifted: logits[:, t] predicts targets[:, t]."),
+        (shifted(targets.roll(1, 1)), "The targets are shifted: logits[:, t] predicts targets[:, t]."),
         (-right, "The sign is reversed: the loss is -log p."),
         (1 - (-right).exp(), "Take the logarithm: the loss is -log p, not 1 - p."),
     ]
-    got = call(implementation, logits, targets, mask)
-    compare("the loss of a token", got, right, mistakes, mask)
-    padding_is_zero("the loss of a token", got, mask)
-    compare("the gradient of the loss", gradient("the loss", got, logits), gradient("", right, logits))
+    arguments = (logits, targets, mask)
+    agree(
+        "the loss of a token", implementation, losses.sft_loss, arguments, mistakes, mask, True, trained=(0,)
+    )
 
 
 @register("losses.bradley_terry_loss")
 def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
-    """``f(chosen, rejected)``: surprise at each preference ``(N,)``, and its gradient."""
+    """``f(chosen, rejected)``: surprise at each preference ``(N,)``, and its gradient, far off as well."""
     N = draw.integer(4, 8)
-    chosen, rejected = draw.normal(N).requires_grad_(), draw.normal(N)
+    chosen, rejected = draw.normal(N).requires_grad_(), draw.normal(N).requires_grad_()
     right, gap = losses.bradley_terry_loss(chosen, rejected), (chosen - rejected).detach()
+    log = torch.nn.functional.logsigmoid
     mistakes = [
         (
-            -torch.nn.functional.logsigmoid(-gap),
+            -log(-gap),
             "The sign of the difference is reversed: this prefers what was rejected. It is chosen - "
             "rejected.",
         ),
@@ -92,21 +86,43 @@ def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
         (1 - torch.sigmoid(gap), "The logarithm is missing: this is the probability of the wrong order."),
         (-torch.sigmoid(gap), "The logarithm is missing: the loss is -log sigmoid(chosen - rejected)."),
         (-gap, "The log-sigmoid is missing: a difference alone can be lowered for ever."),
+        ((1 - gap).clamp(min=0), "This is a hinge: the loss is -log sigmoid(chosen - rejected)."),
         (
-            -torch.nn.functional.logsigmoid(chosen) - torch.nn.functional.logsigmoid(-rejected),
+            -log(chosen) - log(-rejected),
             "You judge each score on its own: only the difference of the two counts.",
         ),
+        (-log(chosen - rejected.mean()), "You compare with the mean of all: each chosen text has its "
+         "rejected one."),
         (right.mean(), "This is the mean: return one number a pair."),
+        (right.sum(), "This is the sum: return one number a pair."),
     ]
-    got = call(implementation, chosen, rejected)
-    compare("the loss of a pair", got, right, mistakes)
-    compare("the gradient of the loss", gradient("the loss", got, chosen), gradient("", right, chosen))
-    far = call(implementation, torch.tensor([-200.0]), torch.tensor([0.0]))
-    if not math.isclose(far.sum().item(), 200, rel_tol=1e-3):
+    arguments = (chosen, rejected)
+    agree(
+        "the loss of a pair", implementation, losses.bradley_terry_loss, arguments, mistakes, trained=(0, 1)
+    )
+    for size in (200.0, 1000.0):
+        _far_apart(implementation, size)
+
+
+def _far_apart(implementation: Callable, size: float) -> None:
+    """Loss and gradient of two scores that are far apart, the wrong way and the right way."""
+    chosen = torch.tensor([-size, size]).requires_grad_()
+    got = number("the loss of a pair", call(implementation, chosen, torch.zeros(2)))
+    if got.shape != (2,) or not torch.allclose(got.double(), torch.tensor([size, 0.0]).double(), atol=1e-3):
         raise CheckFailed(
-            f"At a difference of -200 the loss is {far.sum().item():.4g}, expected 200: sigmoid has "
-            f"rounded to 0 "
-            "before the logarithm. Use logsigmoid."
+            f"At a difference of -{size:.0f} the loss is {got.flatten()[0]:.4g}, expected {size:.0f}, and at "
+            f"{size:.0f} it is {got.flatten()[-1]:.4g}, expected 0: sigmoid has rounded to 0 before the "
+            "logarithm, "
+            "exp has overflowed, or the difference is cut off. Use logsigmoid."
+        )
+    slope = gradient("the loss", got, chosen)
+    if not torch.allclose(slope, torch.tensor([-1.0, 0.0]), atol=1e-3):
+        raise CheckFailed(
+            f"At a difference of -{size:.0f} the loss is right, and its gradient is {slope[0]:.4g}, expected "
+            "-1; at "
+            f"{size:.0f} it is {slope[1]:.4g}, expected 0. What is cut off learns nothing, and a branch of "
+            "torch.where "
+            "that is not taken may still give NaN. Use logsigmoid."
         )
 
 
@@ -119,61 +135,74 @@ def _pooling(module: ModuleType) -> Callable:
 def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
     """``f(outputs, lens)``: of an output at every token, ``(B, T)``, that of each text's last one."""
     B, T = draw.integer(3, 5), draw.integer(6, 8)
-    outputs, lens = draw.normal(B, T), draw.mask(B, T).sum(1).clamp(max=T - 1)
-    right = outputs.gather(1, lens[:, None] - 1).squeeze(1)
+    lens, outputs = draw.mask(B, T).sum(1).clamp(max=T - 1), draw.normal(B, T)
+    outputs[1, lens[1] - 1] = 0.0  # a score may be 0
     inside = torch.arange(T) < lens[:, None]
+    late = outputs.gather(1, lens[:, None]).squeeze(1)
     mistakes = [
         (
-            outputs[:, -1],
-            f"The score is read in the last column, {T - 1}, at the padding: the last tokens stand at "
-            f"lens - 1 = "
+            outputs[:, -1].clone(),
+            f"The score is read in the last column, {T - 1}, at the padding: the last tokens stand at lens - "
+            "1 = "
             f"{(lens - 1).tolist()}. A score must not depend on what a text is batched with.",
         ),
-        (outputs.gather(1, lens[:, None]).squeeze(1), "The score is read one token after the end: at "
-                                                      "lens - 1."),
-        (outputs[:, 0], "The score is read at the first token, which has seen nothing of the text."),
+        (late, "The score is read one token after the end: at lens - 1."),
+        (outputs[:, 0].clone(), "The score is read at the first token, which has seen nothing of the text."),
         (outputs.mean(1), "You average over all columns, padding included: read the last token."),
-        (torch.where(inside, outputs, 0.0).sum(1) / lens, "You average over the text: read the last "
-                                                          "token, which has "
-                                                          "seen it whole."),
-    ]  # fmt: skip
-    compare("the score", call(implementation, outputs, lens), right, mistakes)
+        (
+            torch.where(inside, outputs, 0.0).sum(1) / lens,
+            "You average over the text: read the last token, which has seen it whole.",
+        ),
+        (torch.where(inside, outputs, 0.0).sum(1), "You add up the text: read the last token alone."),
+        (outputs.masked_fill(~inside, -1e9).amax(1), "You take the largest of the text: read the last "
+         "token."),
+        (
+            outputs.gather(1, (lens[:, None] - 2).clamp(min=0)).squeeze(1),
+            "The score is read one token before the last: at lens - 1.",
+        ),
+        (outputs.gather(1, T - lens[:, None]).squeeze(1), "You count from the end: the last token is at lens "
+         "- 1."),
+    ]
+
+    def reference(outputs, lens):
+        return outputs.gather(1, lens[:, None] - 1).squeeze(1)
+
+    agree("the score", implementation, reference, (outputs.requires_grad_(), lens), mistakes, trained=(0,))
+    full = torch.full_like(lens, T)
+    agree("the score of texts without padding", implementation, reference, (outputs, full))
 
 
 @register("losses.value_loss")
 def check_value_loss(implementation: Callable, draw: Draw) -> None:
     """``f(values, returns, mask, old_values, clip_range)``: the critic's clipped error of each token."""
-    B, T, c = draw.integer(3, 5), draw.integer(4, 6), 0.3
-    values, mask = draw.normal(B, T).requires_grad_(), draw.mask(B, T)
-    returns, old = (
-        draw.normal(B, T).requires_grad_(),
-        (values.detach() + 0.6 * draw.normal(B, T)).requires_grad_(),
-    )
-    right = losses.value_loss(values, returns, mask, old, c)
-    v, r, o = values.detach(), returns.detach(), old.detach()
+    B, T, c = draw.integer(3, 5), draw.integer(4, 6), draw.uniform(0.25, 0.5, 1).item()
+    v, mask = draw.normal(B, T), draw.mask(B, T)
+    r, o = draw.normal(B, T), v + 0.9 * draw.normal(B, T)
     free, bounded = (v - r) ** 2, (o + (v - o).clamp(-c, c) - r) ** 2
+    larger = torch.max(free, bounded)
     mistakes = [
         (
             0.5 * torch.min(free, bounded),
-            "Your max is a min: the smaller error lets a value off that has moved too far. Take the "
-            "larger one.",
+            "Your max is a min: the smaller error lets a value off that has moved too far. Take the larger "
+            "one.",
         ),
-        (torch.max(free, bounded), "The half is missing: 0.5 * max(...)."),
+        (larger, "The half is missing: 0.5 * max(...)."),
         (0.5 * bounded, "You take the clipped error alone: take the larger of the two."),
         (0.5 * free, "Nothing is clipped: compare with the error of old + clamp(value - old, -c, c)."),
-        (torch.max(free, bounded).sqrt() * 0.5, "The square is missing."),
+        (0.5 * (free + bounded), "You add the two errors: take the larger of the two."),
+        (larger.sqrt() * 0.5, "The square is missing."),
+        (larger.sqrt(), "The square is missing, and the half."),
     ]
-    got = call(implementation, values, returns, mask, old, c)
-    compare("the loss of a token", got, right, mistakes, mask)
-    padding_is_zero("the loss of a token", got, mask)
-    why = (
-        "the returns: they are not detached. A target that moves toward the value makes any critic look good."
-    )
-    no_gradient("the loss", got, returns, why)
-    no_gradient(
-        "the loss", got, old, "old_values: they are not detached. They are what the critic said at sampling."
-    )
-    compare("the gradient of the loss", gradient("the loss", got, values), gradient("", right, values))
+    arguments = (v.requires_grad_(), r.requires_grad_(), mask, o.requires_grad_(), c)
+    constants = {
+        1: "the returns: they are not detached. A target that moves toward the value makes any critic look "
+           "good.",
+        3: "old_values: they are not detached. They are what the critic said at sampling.",
+    }
+    agree(
+        "the loss of a token", implementation, losses.value_loss, arguments, mistakes, mask, True,
+        trained=(0,), constants=constants,
+    )  # fmt: skip
 
 
 @register("critic.values_of", rounds=2)
