@@ -122,6 +122,18 @@ def check_draw(logits: Tensor, uniforms: Tensor, temperature: float) -> None:
     check_temperature(temperature)
 
 
+def check_chosen(tokens: Tensor, vocab_size: int) -> Tensor:
+    """The tokens, unless one is past the end: NaN compares with nothing, so its place is there.
+
+    A GPU, which is not asked, gets the last token in its place. An id past the end would stop the process.
+    """
+    if not tokens.is_cpu:
+        return tokens.clamp(max=vocab_size - 1)
+    if (tokens == vocab_size).any():
+        raise NonFiniteError(NOT_FINITE)
+    return tokens
+
+
 def check_uniforms(uniforms: Tensor) -> None:
     """Raise DTypeError where there are too few different numbers to draw rare tokens with."""
     if not uniforms.is_floating_point() or uniforms.element_size() < 4:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import NonFiniteError, check_shape, check_whole
+from nanogrpo.errors import check_shape, check_whole
 from nanogrpo.inputs import (
-    NOT_FINITE,
+    check_chosen,
     check_draw,
     check_fits,
     check_sampled,
@@ -106,12 +106,8 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[
     cdf = probs.cumsum(-1, dtype=torch.promote_types(probs.dtype, uniforms.dtype))
     # The last sum is 1 only up to rounding, so the uniform number is scaled to it.
     tokens = torch.searchsorted(cdf, uniforms.to(cdf.dtype).unsqueeze(-1) * cdf[..., -1:])
-    if not tokens.is_cpu:
-        tokens = tokens.clamp(max=logits.shape[-1] - 1)  # past the end, a GPU would stop the whole process
-    try:
-        return tokens.squeeze(-1), probs.gather(-1, tokens).squeeze(-1).log()
-    except RuntimeError:  # NaN compares with nothing, so its place is after the last token
-        raise NonFiniteError(NOT_FINITE) from None
+    tokens = check_chosen(tokens, logits.shape[-1])
+    return tokens.squeeze(-1), probs.gather(-1, tokens).squeeze(-1).log()
 
 
 def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tensor) -> Tensor:
