@@ -6,6 +6,8 @@ each look makes a GPU wait: only before the first one, and after the last.
 Legend: P prompts, G completions a prompt, B = P*G rows, V vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 
 import torch
@@ -122,16 +124,16 @@ def check_draw(logits: Tensor, uniforms: Tensor, temperature: float) -> None:
     check_temperature(temperature)
 
 
-def check_chosen(tokens: Tensor, vocab_size: int) -> Tensor:
-    """The tokens, unless one is past the end: NaN compares with nothing, so its place is there.
+@contextmanager
+def a_token_of_each_row() -> Iterator[None]:
+    """Turn an index past the last token into NonFiniteError: NaN compares with nothing, so it ends there.
 
-    A GPU, which is not asked, gets the last token in its place. An id past the end would stop the process.
+    To ask beforehand would cost more than all the other checks of a token together.
     """
-    if not tokens.is_cpu:
-        return tokens.clamp(max=vocab_size - 1)
-    if (tokens == vocab_size).any():
-        raise NonFiniteError(NOT_FINITE)
-    return tokens
+    try:
+        yield
+    except RuntimeError as error:
+        raise NonFiniteError(NOT_FINITE) from error
 
 
 def check_uniforms(uniforms: Tensor) -> None:

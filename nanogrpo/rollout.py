@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nanogrpo.errors import check_shape, check_whole
 from nanogrpo.inputs import (
-    check_chosen,
+    a_token_of_each_row,
     check_draw,
     check_fits,
     check_sampled,
@@ -106,8 +106,10 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[
     cdf = probs.cumsum(-1, dtype=torch.promote_types(probs.dtype, uniforms.dtype))
     # The last sum is 1 only up to rounding, so the uniform number is scaled to it.
     tokens = torch.searchsorted(cdf, uniforms.to(cdf.dtype).unsqueeze(-1) * cdf[..., -1:])
-    tokens = check_chosen(tokens, logits.shape[-1])
-    return tokens.squeeze(-1), probs.gather(-1, tokens).squeeze(-1).log()
+    if not tokens.is_cpu:
+        tokens = tokens.clamp(max=logits.shape[-1] - 1)  # past the end, a GPU would stop the whole process
+    with a_token_of_each_row():
+        return tokens.squeeze(-1), probs.gather(-1, tokens).squeeze(-1).log()
 
 
 def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tensor) -> Tensor:
