@@ -6,6 +6,8 @@ each look makes a GPU wait: only before the first one, and after the last.
 Legend: P prompts, G completions a prompt, B = P*G rows, V vocabulary.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Real
 
 import torch
@@ -120,6 +122,18 @@ def check_draw(logits: Tensor, uniforms: Tensor, temperature: float) -> None:
     check_shape("uniforms", uniforms, logits.shape[:-1], "one for each row of logits")
     check_uniforms(uniforms)
     check_temperature(temperature)
+
+
+@contextmanager
+def a_token_of_each_row() -> Iterator[None]:
+    """Turn an index past the last token into NonFiniteError: NaN compares with nothing, so it ends there.
+
+    To ask beforehand would cost more than all the other checks of a token together.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise NonFiniteError(NOT_FINITE) from error
 
 
 def check_uniforms(uniforms: Tensor) -> None:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import NonFiniteError, check_shape, check_whole
+from nanogrpo.errors import check_shape, check_whole
 from nanogrpo.inputs import (
-    NOT_FINITE,
+    a_token_of_each_row,
     check_draw,
     check_fits,
     check_sampled,
@@ -108,10 +108,8 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[
     tokens = torch.searchsorted(cdf, uniforms.to(cdf.dtype).unsqueeze(-1) * cdf[..., -1:])
     if not tokens.is_cpu:
         tokens = tokens.clamp(max=logits.shape[-1] - 1)  # past the end, a GPU would stop the whole process
-    try:
+    with a_token_of_each_row():
         return tokens.squeeze(-1), probs.gather(-1, tokens).squeeze(-1).log()
-    except RuntimeError:  # NaN compares with nothing, so its place is after the last token
-        raise NonFiniteError(NOT_FINITE) from None
 
 
 def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tensor) -> Tensor:

@@ -267,7 +267,7 @@ def test_links_lead_to_the_lines_of_the_package():
         ).groups()
         lines = (ROOT / path).read_text(encoding="utf-8").splitlines()[int(first) - 1 : int(last)]
         start = next(line for line in lines if not line.startswith("@"))
-        assert start.startswith(f"def {name.rsplit('.', 1)[1]}(") and lines[-1].startswith("    return")
+        assert start.startswith(f"def {name.rsplit('.', 1)[1]}(") and lines[-1].lstrip().startswith("return")
     assert RolloutViewer.of(LOG).sources["clip"]["url"] == source_link("nanogrpo.losses.clipped_surrogate")
     with pytest.raises(AttributeError):
         source_link("nanogrpo.losses.nothing")

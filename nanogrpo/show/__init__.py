@@ -22,7 +22,7 @@ def show_in_notebook() -> bool:
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     backend = os.environ.get("MPLBACKEND", "")
-    if not hasattr(shell, "kernel") or backend.lower() not in UNSEEN:
+    if shell is None or not hasattr(shell, "kernel") or backend.lower() not in UNSEEN:
         return False
     try:
         import matplotlib

@@ -69,10 +69,14 @@ def add_row(columns: dict[str, list[float]], row: Mapping[str, float], metrics: 
     for name in ("step", *metrics):
         if name not in row:
             raise LogError(f"the run has no metric {name!r}; it has {', '.join(map(str, row))}")
-        if isinstance(row[name], str) or getattr(row[name], "ndim", 0) or not hasattr(row[name], "__float__"):
+        if (
+            isinstance(row[name], str)
+            or getattr(row[name], "ndim", None)
+            or not hasattr(row[name], "__float__")
+        ):
             raise LogError(f"{name}={row[name]!r:.80} is no number, so it cannot be drawn")
-    if columns and list(columns) != list(row):
-        odd = sorted(map(str, set(columns) ^ set(row))) or "their order"
+    if columns and set(columns) != set(row):
+        odd = sorted(map(str, set(columns) ^ set(row)))
         raise LogError(f"a row differs from the first one in {odd}; yield the same metrics at every step")
     for name, value in row.items():
         columns.setdefault(name, []).append(value)

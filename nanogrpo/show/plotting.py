@@ -8,6 +8,7 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -98,15 +99,18 @@ def draw_metric(
         at, values = (_column(name, columns, column) for column in (x, metric))
         if len(at) != len(values):
             raise LogError(f"{name} has {len(at)} values of {x}, but {len(values)} of {metric}")
-        look = {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]}
+        look: dict[str, Any] = {
+            "color": COLORS[i % len(COLORS)],
+            "linestyle": LINES[i // len(COLORS) % len(LINES)],
+        }
         if window > 1:
             ax.plot(at, values, alpha=0.25, linewidth=0.8, **look)
         means = running_mean(values, window)
-        dots = {"marker": "o", "markersize": 4, "markevery": _alone(means)}
+        dots: dict[str, Any] = {"marker": "o", "markersize": 4, "markevery": _alone(means)}
         ax.plot(at, means, linewidth=2, label=plain(name), **look, **dots)
         broken = [a for a, value in zip(at, values, strict=True) if not math.isfinite(value)]
         if broken:
-            foot = {"transform": ax.get_xaxis_transform(), "linestyle": "none", "marker": "x"}
+            foot: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "linestyle": "none", "marker": "x"}
             label = None if crosses else "NaN or infinite"
             ax.plot(broken, [0.02] * len(broken), color=look["color"], label=label, **foot)
             crosses += len(broken)

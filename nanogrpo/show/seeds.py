@@ -3,6 +3,8 @@
 The logs are those of ``book/studies``: one row a step, with the columns ``run``, ``seed`` and ``step``.
 """
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -71,7 +73,7 @@ def draw_seeds(
     """
     table = curves(frame, run, metric).rolling(window, min_periods=1).mean()
     several = table.shape[1] > 1
-    alone = {} if several else {"label": label or run}
+    alone: dict[str, Any] = {} if several else {"label": label or run}
     ax.plot(table.index, table, color=color, linewidth=0.5, alpha=0.35, **alone)
     if several:
         middle, low, high = band(table.to_numpy().T)
