@@ -44,12 +44,9 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 
-# pip before 23.1, such as Debian 12's, takes pins of packages with extras for a conflict.
-PIP = 'pip>=23.1'
 # torch first, from an index of its own if one was named; then all the rest in one resolver call.
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the tested stack into $(VENV) (the first time takes minutes) ..."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[book,test]'
@@ -134,7 +131,6 @@ bench: .venv-bench/.installed $(STAMP)
 .venv-bench/.installed: book/studies/bench/requirements.txt constraints.txt
 	@echo "Installing what the benchmark compares with into .venv-bench ..."
 	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/python -m pip install -q --disable-pip-version-check $(PIP)
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
