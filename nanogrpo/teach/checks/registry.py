@@ -1,4 +1,6 @@
-"""Where the checks are kept, by name: a function with ``@register()`` above it is a check::
+"""Where the checks are kept, by name: a function with ``@register()`` above it is a check.
+
+The smallest one::
 
     @register("kl.kl_k1")
     def check_kl_k1(implementation, draw):
