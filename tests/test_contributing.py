@@ -367,15 +367,16 @@ def test_a_chapter(repository):
     aims = (
         "Afterwards you can\n\n- throw,\n- count,\n- divide.\n\n**You need** a coin. **It takes** a second."
     )
-    code = {**setup, "id": "run", "metadata": {}, "source": "print(torch.ones(3).sum().item())"}
-    notebook["cells"] = [
-        title,
-        markdown("aims", aims),
-        setup,
-        markdown("question", "## The question\n\nHow many?"),
-        code,
-        markdown("end", END),
-    ]
+
+    def figure(name):
+        alt, caption = "A line that rises from left to right.", "A line."
+        shown = {"image": {"alt": alt}, "figure": {"name": f"fig-coins-{name}", "caption": caption}}
+        source = "import matplotlib.pyplot as plt\n\nplt.plot(torch.arange(3))\nplt.show()"
+        return {**setup, "id": name, "metadata": {"mystnb": shown}, "source": source}
+
+    question = markdown("question", "## The question\n\nHow many?")
+    figures = [figure("heads"), figure("tails")]
+    notebook["cells"] = [title, markdown("aims", aims), setup, question, *figures, markdown("end", END)]
     repository.write("book/coins.ipynb", json.dumps(notebook, indent=1))
     repository.edit(
         "_toc.yml",
