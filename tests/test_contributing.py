@@ -369,7 +369,10 @@ def test_a_chapter(repository):
     )
 
     def figure(name):
-        alt, caption = "A line that rises from left to right.", "A line."
+        alt, caption = (
+            "A line that rises from left to right.",
+            "A line from zero to two, which nothing bends.",
+        )
         shown = {"image": {"alt": alt}, "figure": {"name": f"fig-coins-{name}", "caption": caption}}
         source = "import matplotlib.pyplot as plt\n\nplt.plot(torch.arange(3))\nplt.show()"
         return {**setup, "id": name, "metadata": {"mystnb": shown}, "source": source}
