@@ -94,7 +94,7 @@ def train(
 
     Nothing runs until the first row is asked for. Leave the loop, or press Ctrl-C in it, whenever you like:
     the model stands as the last finished update left it. To see what was sampled as well, make the steps
-    yourself with :func:`step`.
+    yourself with :func:`~nanogrpo.grpo.step`.
 
     ``reward`` and what stands beside it describe all that was sampled; the loss and what stands beside it are
     means over the updates of the step. ``kl``, in nats a token, is the estimate that the loss charges for;

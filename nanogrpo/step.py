@@ -240,7 +240,7 @@ def rewards_of(
 
     Raises:
         OptionError: as many weights as functions are needed, and names that differ.
-        RewardError: see :func:`~nanogrpo.tasks.call_reward`.
+        RewardError: see :func:`~nanogrpo.rewards.call_reward`.
     """
     functions = [reward_fn] if callable(reward_fn) else list(reward_fn)
     names = [getattr(function, "__name__", type(function).__name__) for function in functions]

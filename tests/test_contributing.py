@@ -157,9 +157,8 @@ def test_a_soft_clip_from_end_to_end(repository):
         'surrogate: Literal["clip", "cispo", "soft"]',
     )
     row = '        "clip": lambda: clipped_surrogate(ratio, advantages, mask, 0.1, 0.3),\n'
-    soft = row.replace("clipped", "soft").replace("clip", "soft").replace(", 0.1, 0.3", "")
+    soft = row.replace("clipped", "losses.soft").replace('"clip"', '"soft"').replace(", 0.1, 0.3", "")
     change("tests/test_losses.py", row, row + soft)
-    change("tests/test_losses.py", "    reinforce_loss,\n", "    reinforce_loss,\n    soft_surrogate,\n")
     repository.append("tests/test_losses.py", SOFT_TEST)
     assert repository.touched == files("Add a loss variant")
     repository.test(
@@ -205,30 +204,31 @@ def test_a_task(repository, tmp_path):
     )
 
 
-CHECK = '''"""A check of the spread of rewards. See :mod:`nanogrpo.teach.check`."""
+CHECK = '''"""A check of the proxy of the entropy. See :mod:`nanogrpo.teach.check`."""
 
 from nanogrpo.teach.checks.compare import call, compare
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import register
 
 
-@register(("advantages", lambda module: lambda rewards: rewards.std(1, correction=0)))
-def check_group_spread(implementation, draw: Draw) -> None:
-    """Standard deviation of each group, over G. Called as ``f(rewards)`` with (P, G); returns (P,)."""
-    rewards = draw.normal(3, 5)
-    wrong = [(rewards.std(1), "You divide by G - 1: divide by G.")]
-    compare("the spread", call(implementation, rewards), rewards.std(1, correction=0), wrong)
+@register("kl.entropy_proxy")
+def check_entropy_proxy(implementation, draw: Draw) -> None:
+    """Minus p log p of each sampled token. Called as ``f(logprobs)`` with (B, T); returns (B, T)."""
+    logprobs = -draw.normal(3, 5).abs()
+    right = -logprobs.exp() * logprobs
+    wrong = [(-right, "The sign is missing: it is positive.")]
+    compare("the proxy", call(implementation, logprobs), right, wrong)
 '''
 
 
 @pytest.mark.slow
 def test_a_check(repository):
-    repository.write("nanogrpo/teach/checks/spread.py", CHECK)
+    repository.write("nanogrpo/teach/checks/proxy.py", CHECK)
     repository.edit("tests/test_check.py", "\nRIGHT = [\n", "\nRIGHT = [\n"
-                    '    ("check_group_spread", lambda r: r.var(1, correction=0).sqrt()),\n')  # fmt: skip
+                    '    ("check_entropy_proxy", lambda x: -x * x.exp()),\n')  # fmt: skip
     repository.edit("tests/test_check.py", "\nWRONG = [\n", "\nWRONG = [\n"
-                    '    ("check_group_spread", lambda r: r.std(1), "divide by G"),\n')  # fmt: skip
-    assert repository.touched == files("Add a check", NAME="spread") | {"tests/test_check.py"}
+                    '    ("check_entropy_proxy", lambda x: x * x.exp(), "sign is missing"),\n')  # fmt: skip
+    assert repository.touched == files("Add a check", NAME="proxy") | {"tests/test_check.py"}
     repository.test("tests/test_check.py", "tests/test_museum.py")
 
 
@@ -367,20 +367,24 @@ def test_a_chapter(repository):
     aims = (
         "Afterwards you can\n\n- throw,\n- count,\n- divide.\n\n**You need** a coin. **It takes** a second."
     )
-    code = {**setup, "id": "run", "metadata": {}, "source": "print(torch.ones(3).sum().item())"}
-    notebook["cells"] = [
-        title,
-        markdown("aims", aims),
-        setup,
-        markdown("question", "## The question\n\nHow many?"),
-        code,
-        markdown("end", END),
-    ]
+
+    def figure(name):
+        alt, caption = (
+            "A line that rises from left to right.",
+            "A line from zero to two, which nothing bends.",
+        )
+        shown = {"image": {"alt": alt}, "figure": {"name": f"fig-coins-{name}", "caption": caption}}
+        source = "import matplotlib.pyplot as plt\n\nplt.plot(torch.arange(3))\nplt.show()"
+        return {**setup, "id": name, "metadata": {"mystnb": shown}, "source": source}
+
+    question = markdown("question", "## The question\n\nHow many?")
+    figures = [figure("heads"), figure("tails")]
+    notebook["cells"] = [title, markdown("aims", aims), setup, question, *figures, markdown("end", END)]
     repository.write("book/coins.ipynb", json.dumps(notebook, indent=1))
     repository.edit(
         "_toc.yml",
-        "      - file: book/quickstart\n",
-        "      - file: book/quickstart\n      - file: book/coins\n",
+        "      - file: book/sft\n",
+        "      - file: book/sft\n      - file: book/coins\n",
     )
     repository.write(
         "tests/test_chapter_coins.py",

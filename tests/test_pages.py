@@ -23,6 +23,10 @@ from pages import mend  # noqa: E402
         ('<script src="a/fontawesome.js?x=1"></script><p>', "<p>"),
         ('<summary aria-label="Toggle">Show</summary>', "<summary>Show</summary>"),
         (
+            '<summary><span class="toctree-toggle"></span></summary>',
+            '<summary aria-label="Pages below"><span class="toctree-toggle"></span></summary>',
+        ),
+        (
             '<thead><tr><th style="x"></th><th>a</th><th> <p></p></th></tr></thead><th></th>',
             '<thead><tr><td style="x"></td><th>a</th><td></td></tr></thead><th></th>',
         ),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 from icons import write_icons
@@ -66,18 +67,27 @@ def clean_page(app, pagename, templatename, context, doctree):
         context["body"] = context["body"].replace(COLAB_BADGE, badge)
 
 
-def relink(text: str) -> str:
+def relink(text: str, warn) -> str:
     """The state of widgets, with the present lines of every function that it links to."""
+    from nanogrpo.errors import SourceError
     from nanogrpo.show.source import source_link
 
-    return SOURCE_LINK.sub(lambda match: f'"name": "{match[1]}", "url": "{source_link(match[1])}"', text)
+    def link(match):
+        try:
+            return f'"name": "{match[1]}", "url": "{source_link(match[1])}"'
+        except SourceError as error:
+            warn(f"a widget links to what is gone, run the chapter again: {error}")
+            return match[0]
+
+    return SOURCE_LINK.sub(link, text)
 
 
 def relink_widgets(app, pagename, templatename, context, doctree):
     for script in context["script_files"]:
         attributes = getattr(script, "attributes", {})
         if "widget-state" in str(attributes.get("type")):
-            attributes["body"] = relink(attributes["body"])
+            warn = partial(logging.getLogger(__name__).warning, location=pagename)
+            attributes["body"] = relink(attributes["body"], warn)
 
 
 def _describe(script) -> str:

@@ -1,7 +1,7 @@
 """What all checks share: the call of a student's function, the comparison, and the sentence that fails.
 
 A check compares what a function returns, and its gradient, with the right answer. Where the two differ, it
-computes the usual wrong answers as well, and names the one that matches. See :mod:`.diagnose` for those that
+computes the usual wrong answers as well, and names the one that matches. See :mod:`nanogrpo.teach.checks.diagnose` for those that
 all checks have in common.
 """
 

@@ -1,5 +1,7 @@
 """Where the checks are kept, by name: a function with ``@register()`` above it is a check.
 
+The smallest one::
+
     @register("kl.kl_k1")
     def check_kl_k1(implementation, draw):
         \"\"\"k1 = log p - log q. Called as ``f(logprobs, ref_logprobs)``.\"\"\"

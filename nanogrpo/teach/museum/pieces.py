@@ -2,7 +2,7 @@
 
 They stand in ``pieces.txt``, one after the other, each with all that is known of it: what it does, how it
 shows in a run, the check of :mod:`nanogrpo.teach.check` that catches it and what that says, the test file
-that catches it and what that says, and the edit. A new piece is a new part of that file, and nothing else.
+that catches it and what that says, and the edit. A new piece is a new part of that file, and nothing else::
 
     Piece: k3 without expm1
     Does: Loses every digit in float32 where policy and reference are close, as they are at the start.
