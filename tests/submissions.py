@@ -20,7 +20,11 @@ def lab():
     """Lab 1 with three of its steps and nothing beside them."""
     source = release.read(ROOT / "book/labs/source/lab1/lab1.ipynb")
     ids = {name for step in STEPS for name in (step, f"{step}-tests")}
-    source.cells = [c for i, c in enumerate(source.cells) if i < 2 or c.metadata.get("nbgrader", {}).get("grade_id") in ids]
+    source.cells = [
+        c
+        for i, c in enumerate(source.cells)
+        if i < 2 or c.metadata.get("nbgrader", {}).get("grade_id") in ids
+    ]
     return source
 
 
@@ -60,7 +64,9 @@ def answer(step, source, notebook=None):
 
 
 def without(notebook, *grade_ids):
-    notebook.cells = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") not in grade_ids]
+    notebook.cells = [
+        c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade_id") not in grade_ids
+    ]
     return notebook
 
 
@@ -104,7 +110,9 @@ def colab(notebook):
         if cell.cell_type == "code":
             cell.execution_count = number
             cell.outputs = [nbformat.v4.new_output("stream", text="x" * 1000)]
-    notebook.metadata = nbformat.from_dict({"colab": {"provenance": []}, "kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    notebook.metadata = nbformat.from_dict(
+        {"colab": {"provenance": []}, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    )
     return notebook
 
 
@@ -121,7 +129,7 @@ def huge(notebook):
     return append(notebook, "for i in range(300000): print('x' * 100)\nlist(range(1000000))")
 
 
-IPYTHON = '''
+IPYTHON = """
 display(torch.ones(2))
 print?
 x = !echo hello
@@ -135,7 +143,7 @@ z = 7
 w = (z
   % 3)
 assert get_ipython() is not None
-'''
+"""
 
 RIGHT = {
     "as it is": solved,
@@ -218,11 +226,15 @@ def cheat(cell):
 
 def answers_with(body):
     """Answers that all do the same: a function of any arguments."""
+
     def notebook():
         made = unanswered()
         for step in STEPS:
-            find(made, step).source = f"def {step}(*a, **k):\n" + "\n".join("    " + line for line in body.splitlines())
+            find(made, step).source = f"def {step}(*a, **k):\n" + "\n".join(
+                "    " + line for line in body.splitlines()
+            )
         return made
+
     return notebook  # fmt: skip
 
 
@@ -236,19 +248,19 @@ def filled(before, behind=""):
     return lambda: insert(answers_with(behind + "\nreturn torch.zeros(3)")(), before)
 
 
-TAMPER = '''
+TAMPER = """
 import torch, sys
 from nanogrpo.teach import check
 def yes(*a, **k): return True
 def nothing(*a, **k): return None
-'''
-CHECKS = '''
+"""
+CHECKS = """
 for name, module in list(sys.modules.items()):
     if name.startswith('nanogrpo.teach'):
         for key in list(vars(module)):
             if callable(vars(module)[key]) and not key.startswith('__'):
                 setattr(module, key, nothing)
-'''
+"""
 PATCHES = {
     "rebinds check": "class check: pass\nfor n in 'completion_mask logprobs_of perplexity'.split(): setattr(check, 'check_' + n, nothing)",
     "empties the checks": CHECKS,

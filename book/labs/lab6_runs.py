@@ -79,7 +79,9 @@ def assignment(course: str) -> dict[str, tuple[str, str]]:
     """Letter of a run: (the part that is broken in it, the setting of its trainer)."""
     chance = random.Random(number_of(course))
     parts = chance.sample(list(PARTS), len(PARTS))
-    return {letter: (part, chance.choice(PARTS[part][1])) for letter, part in zip("ABCDEFG", parts, strict=True)}
+    return {
+        letter: (part, chance.choice(PARTS[part][1])) for letter, part in zip("ABCDEFG", parts, strict=True)
+    }
 
 
 def start(course: str = PUBLIC) -> GPT:
@@ -154,19 +156,29 @@ def write(notebook: nbformat.NotebookNode, logs: dict, answers: dict) -> None:
     """Put the curves and the answers where they stand in the lab's source."""
     settings = {letter: answer["setting"] for letter, answer in answers.items()}
     wrap = textwrap.TextWrapper(99, break_on_hyphens=False, break_long_words=False)
-    rows = ["\n".join(wrap.wrap(f"{json.dumps(name)}: {json.dumps(values)}")) for name, values in logs.items()]
+    rows = [
+        "\n".join(wrap.wrap(f"{json.dumps(name)}: {json.dumps(values)}")) for name, values in logs.items()
+    ]
     data = "{\n" + ",\n".join(rows) + "\n}"
     for cell in notebook.cells:
-        cell.source = re.sub(r'(json\.loads\(""").*?("""\))', lambda m: m[1] + data + m[2], cell.source, flags=re.DOTALL)
-        cell.source = re.sub(r"^SETTINGS = .*$", f"SETTINGS = {json.dumps(settings)}", cell.source, flags=re.MULTILINE)
+        cell.source = re.sub(
+            r'(json\.loads\(""").*?("""\))', lambda m: m[1] + data + m[2], cell.source, flags=re.DOTALL
+        )
+        cell.source = re.sub(
+            r"^SETTINGS = .*$", f"SETTINGS = {json.dumps(settings)}", cell.source, flags=re.MULTILINE
+        )
         name = cell.metadata.get("nbgrader", {}).get("grade_id", "")
         if name == "diagnosis":
-            lines = "\n".join(f'diagnosis["{letter}"] = {model(answer)}' for letter, answer in answers.items())
+            lines = "\n".join(
+                f'diagnosis["{letter}"] = {model(answer)}' for letter, answer in answers.items()
+            )
             lines = lines.replace("'", '"')
             cell.source = _between(cell.source, "### BEGIN SOLUTION\n", "\n### END SOLUTION", lines)
         if letter := re.fullmatch(r"run-([a-g])-tests", name):
             answer = answers[letter[1].upper()]
-            hidden = f"diagnosis['{letter[1].upper()}'], {answer['part']!r}, {answer['from']}".replace("'", '"')
+            hidden = f"diagnosis['{letter[1].upper()}'], {answer['part']!r}, {answer['from']}".replace(
+                "'", '"'
+            )
             cell.source = _between(cell.source, "diagnose.check_answer(", ")\n### END", hidden)
 
 

@@ -73,7 +73,9 @@ def course_sources(course: str) -> dict[str, NotebookNode]:
 def main(argv: list[str] | None = None) -> int:
     """Release the book's labs, or a course's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--course", default="", help="a name; variants of steps, and the runs of lab 6, follow from it")
+    parser.add_argument(
+        "--course", default="", help="a name; variants of steps, and the runs of lab 6, follow from it"
+    )
     course = parser.parse_args(argv).course
     folder = BUILD.parent / course if course else BUILD
     made = course_sources(course) if course else {path.stem: read(path) for path in sources()}

@@ -69,7 +69,11 @@ VARIANTS: dict[str, dict[str, dict[str, list[tuple[str, str, str]]]]] = {
         },
     },
 }  # fmt: skip
-OWN = ("check_sample_whiten", "check_bessel_advantages", "check_token_mean_loss")  # of nanogrpo.teach.variants
+OWN = (
+    "check_sample_whiten",
+    "check_bessel_advantages",
+    "check_token_mean_loss",
+)  # of nanogrpo.teach.variants
 # A variant's graded cell calls no other check of the step: they belong to the book's variant.
 DROPPED = {
     "check_kl_k1": ("check_kl_k3_precision",),

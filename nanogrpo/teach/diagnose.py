@@ -1,10 +1,10 @@
 """Diagnoses of lab 6: what an answer looks like, and when it is right.
 
-    >>> check_answer({"part": "kl_penalty", "metric": "kl", "step": 4}, "kl_penalty", {"kl": 3, "reward": 6})
-    >>> answer = {"part": "kl_penalty", "metric": "length", "step": 4}
-    >>> check_answer(answer, "kl_penalty", {"kl": 3, "reward": 6})  # doctest: +IGNORE_EXCEPTION_DETAIL
-    Traceback (most recent call last):
-    CheckFailed: The part is right. In 'length' this run does what right runs do.
+>>> check_answer({"part": "kl_penalty", "metric": "kl", "step": 4}, "kl_penalty", {"kl": 3, "reward": 6})
+>>> answer = {"part": "kl_penalty", "metric": "length", "step": 4}
+>>> check_answer(answer, "kl_penalty", {"kl": 3, "reward": 6})  # doctest: +IGNORE_EXCEPTION_DETAIL
+Traceback (most recent call last):
+CheckFailed: The part is right. In 'length' this run does what right runs do.
 """
 
 from __future__ import annotations

@@ -58,7 +58,10 @@ def check_token_mean_loss(implementation: Callable, seed: int | None = None) -> 
     """
 
     def row_by_row(*batch, **options):
-        rows = [implementation(*(part[i : i + 1] for part in batch[:5]), *batch[5:], **options) for i in range(len(batch[0]))]
+        rows = [
+            implementation(*(part[i : i + 1] for part in batch[:5]), *batch[5:], **options)
+            for i in range(len(batch[0]))
+        ]
         return torch.stack(rows).mean() if all(isinstance(row, torch.Tensor) for row in rows) else rows[0]
 
     note = "The check called your function row by row, where the mean over tokens and the book's mean are the same."
@@ -67,7 +70,10 @@ def check_token_mean_loss(implementation: Callable, seed: int | None = None) -> 
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
     logprobs, old, ref = (-torch.rand(3, 4, generator=generator) for _ in range(3))
-    mask, advantages = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool(), torch.tensor([1.0, -2.0, 0.5])
+    mask, advantages = (
+        torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool(),
+        torch.tensor([1.0, -2.0, 0.5]),
+    )
     batch = (logprobs, old, ref, advantages, mask)
     whole = implementation(*batch, beta=0.3)
     rows = torch.stack([implementation(*(part[i : i + 1] for part in batch), beta=0.3) for i in range(3)])

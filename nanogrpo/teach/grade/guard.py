@@ -82,7 +82,9 @@ class Snapshot:
         for function, code, cells in self.functions:
             changed += _mend(function, code, cells)
         for now, before in self.contents:
-            if len(now) != len(before) or any(a is not b for a, b in zip(_flat(now), _flat(before), strict=True)):
+            if len(now) != len(before) or any(
+                a is not b for a, b in zip(_flat(now), _flat(before), strict=True)
+            ):
                 now.clear()
                 now.extend(before) if isinstance(now, list) else now.update(before)
                 changed.append("a table of the package")
@@ -178,7 +180,13 @@ def spoil(value):
         return {key: spoil(part) for key, part in value.items()}
     if isinstance(value, str):
         return value + "?"
-    return not value if isinstance(value, bool) else value * 1.5 + 0.5 if isinstance(value, int | float) else None
+    return (
+        not value
+        if isinstance(value, bool)
+        else value * 1.5 + 0.5
+        if isinstance(value, int | float)
+        else None
+    )
 
 
 def guarded(value, restore: Callable[[], list[str]], spoiled: bool = False, watch: Callable | None = None):
@@ -215,7 +223,12 @@ def forbid(is_students: Callable[[str], bool]) -> None:
     def hook(event: str, arguments: tuple) -> None:
         if inside or not event.startswith(FORBIDDEN + FRAMES):
             return
-        if event == "object.__getattr__" and arguments[1] not in ("tb_frame", "gi_frame", "cr_frame", "ag_frame"):
+        if event == "object.__getattr__" and arguments[1] not in (
+            "tb_frame",
+            "gi_frame",
+            "cr_frame",
+            "ag_frame",
+        ):
             return
         inside.append(event)
         try:

@@ -161,7 +161,9 @@ def lab_of(submitted: NotebookNode, labs: Sequence[Lab], path: Path) -> Lab:
     def likeness(lab: Lab) -> tuple[int, bool]:
         ids = {nbgrader(cell).get("grade_id") for cell in submitted.cells}
         ids |= {cell.get("id") for cell in submitted.cells}
-        own = {name for cell in lab.notebook.cells for name in (nbgrader(cell).get("grade_id"), cell.get("id"))}
+        own = {
+            name for cell in lab.notebook.cells for name in (nbgrader(cell).get("grade_id"), cell.get("id"))
+        }
         written = set().union(*(defined(c.source) for c in submitted.cells if c.cell_type == "code"))
         headed = any(lab.title in cell.source for cell in submitted.cells)
         return len((ids & own) - {None}) + len(written & lab.names) + 10 * headed, lab.name in path.stem

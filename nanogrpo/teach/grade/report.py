@@ -51,9 +51,13 @@ def write_csv(graded: Sequence[Graded], path: Path, root: Path) -> None:
         names = [name.removesuffix("-tests") for name in lab.points]
         with target.open("w", newline="", encoding="utf-8") as file:
             out = csv.writer(file)
-            out.writerow(["Student", "ID", "SIS User ID", "SIS Login ID", "Section", lab.title, "file", *names, "look"])
+            out.writerow(
+                ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", lab.title, "file", *names, "look"]
+            )
             most = list(lab.points.values())
-            out.writerow(["    Points Possible", "", "", "", "", f"{sum(most):g}", "", *map("{:g}".format, most), ""])
+            out.writerow(
+                ["    Points Possible", "", "", "", "", f"{sum(most):g}", "", *map("{:g}".format, most), ""]
+            )
             for one in own:
                 name, number = student(one.path, root)
                 notes = "; ".join(f"{s.name.removesuffix('-tests')} {s.note}" for s in one.steps if s.note)

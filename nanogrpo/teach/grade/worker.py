@@ -24,7 +24,12 @@ def channel(word: str):
         os.dup2(nothing, number)
 
     def tell(*what) -> None:
-        write(private, (" ".join([word, *(str(part).encode("utf-8", "replace").hex() for part in what)]) + "\n").encode())
+        write(
+            private,
+            (
+                " ".join([word, *(str(part).encode("utf-8", "replace").hex() for part in what)]) + "\n"
+            ).encode(),
+        )
 
     return tell
 
@@ -71,7 +76,7 @@ def student_shell():
 
 
 def imports(sources: list[str]) -> dict:
-    """What the source's own cells import: a graded cell gets it from here."""
+    """What the source's own cells import, done before anything else: a graded cell gets it from here."""
     from IPython.core.inputtransformer2 import TransformerManager
 
     names = {"__name__": "graded", "__builtins__": __builtins__}
@@ -110,7 +115,6 @@ class Run:
 
     def __init__(self, job: dict):
         import nanogrpo.teach
-        from nanogrpo.teach import check, museum  # noqa: F401  what graded cells and students import later
         from nanogrpo.teach.grade import guard
 
         for name in [name for name in sys.modules if name.startswith("nanogrpo.teach.grade")]:
