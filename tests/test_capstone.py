@@ -25,29 +25,65 @@ WRONG = {
     "no learning": ("optimizer.step()", "pass", "optimizer.step was called 0"),
     "a step behind": ("optimizer.zero_grad()\n", "optimizer.step()\n", "It stopped with RuntimeError"),
     "gradients add up": ("optimizer.zero_grad()\n", "pass\n", "zero_grad"),
-    "mean over tokens": ("(per_token.sum(1) / mask.sum(1)).mean()", "(per_token.sum() / mask.sum())", "another gradient"),
-    "mean over positions": ("(per_token.sum(1) / mask.sum(1)).mean()", "per_token.mean()", "another gradient"),
+    "mean over tokens": (
+        "(per_token.sum(1) / mask.sum(1)).mean()",
+        "(per_token.sum() / mask.sum())",
+        "another gradient",
+    ),
+    "mean over positions": (
+        "(per_token.sum(1) / mask.sum(1)).mean()",
+        "per_token.mean()",
+        "another gradient",
+    ),
     "a reward, not a price": ("config.beta * torch", "-config.beta * torch", "another gradient"),
     "KL without beta": ("config.beta * torch", "torch", "another gradient"),
     "one update": ("range(config.num_iterations)", "range(1)", "was called 2 times"),
     "one step": ("range(config.max_steps)", "range(1)", "was called"),
     "old log-probs made anew": ("rollout.logprobs, A", "logprobs.detach(), A", "those of sampling"),
     "old log-probs with a gradient": ("rollout.logprobs, A", "logprobs, A", "those of sampling"),
-    "advantages by columns": ("advantages_of(rewards).flatten()", "advantages_of(rewards).T.flatten()", "flat"),
+    "advantages by columns": (
+        "advantages_of(rewards).flatten()",
+        "advantages_of(rewards).T.flatten()",
+        "flat",
+    ),
     "rewards by columns": (".view(P, G)", ".view(G, P).T", "it is in the loop"),
-    "rewards for advantages": ("advantages_of(rewards).flatten()", "rewards.flatten()", "advantages_of was called 0"),
+    "rewards for advantages": (
+        "advantages_of(rewards).flatten()",
+        "rewards.flatten()",
+        "advantages_of was called 0",
+    ),
     "another clip": ("mask, 0.2, 0.2)", "mask, 0.2, 0.5)", "0.2"),
     "no mask": (" mask, 0.2", " torch.ones_like(mask), 0.2", "the mask (B, T)"),
-    "KL at padding": ("torch.where(mask, kl_of(logprobs, ref_logprobs), 0.0)", "kl_of(logprobs, ref_logprobs)", "another gradient"),
-    "the reference is the policy": ("token_logprobs(reference, *batch)", "token_logprobs(policy, *batch)", "the reference"),
-    "arguments of the KL turned round": ("kl_of(logprobs, ref_logprobs)", "kl_of(ref_logprobs, logprobs)", "kl_of"),
-    "no KL": ("config.beta * torch.where(mask, kl_of(logprobs, ref_logprobs), 0.0)", "0.0", "kl_of was called 0"),
+    "KL at padding": (
+        "torch.where(mask, kl_of(logprobs, ref_logprobs), 0.0)",
+        "kl_of(logprobs, ref_logprobs)",
+        "another gradient",
+    ),
+    "the reference is the policy": (
+        "token_logprobs(reference, *batch)",
+        "token_logprobs(policy, *batch)",
+        "the reference",
+    ),
+    "arguments of the KL turned round": (
+        "kl_of(logprobs, ref_logprobs)",
+        "kl_of(ref_logprobs, logprobs)",
+        "kl_of",
+    ),
+    "no KL": (
+        "config.beta * torch.where(mask, kl_of(logprobs, ref_logprobs), 0.0)",
+        "0.0",
+        "kl_of was called 0",
+    ),
     "nothing returned": ("return means", "return None", "Return a list"),
     "the last reward": ("return means", "return means[-1]", "Return a list"),
     "the sum of rewards": ("rewards.mean().item()", "rewards.sum().item()", "Return a list"),
     "a prompt only": ("order[:P]", "order[:1] * P", "it is in the loop"),
-    "unwritten": ("    ### BEGIN SOLUTION\n", "    raise NotImplementedError\n", "Nothing is written here yet"),
-}  # fmt: skip
+    "unwritten": (
+        "    ### BEGIN SOLUTION\n",
+        "    raise NotImplementedError\n",
+        "Nothing is written here yet",
+    ),
+}
 
 
 def learn_of(source):
@@ -126,11 +162,14 @@ def test_a_loop_with_a_mistake_is_refused(own, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, piece", [
-    (0, lambda rewards: torch.zeros_like(rewards)),
-    (0, lambda rewards: -(rewards - rewards.mean(1, keepdim=True))),
-    (1, lambda logprobs, old, A, mask, low, high: torch.where(mask, logprobs * A[:, None], 0.0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "number, piece",
+    [
+        (0, lambda rewards: torch.zeros_like(rewards)),
+        (0, lambda rewards: -(rewards - rewards.mean(1, keepdim=True))),
+        (1, lambda logprobs, old, A, mask, low, high: torch.where(mask, logprobs * A[:, None], 0.0)),
+    ],
+)
 def test_a_wrong_piece_teaches_nothing(own, number, piece):
     pieces = list(pieces_of(own))
     pieces[number] = piece

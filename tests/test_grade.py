@@ -12,10 +12,12 @@ import nbformat
 import pytest
 import submissions as S
 import torch
+from cheats import CHEATS, answers_with
 
 from nanogrpo.teach.grade import __main__ as command
-from nanogrpo.teach.grade import guard, report
-from nanogrpo.teach.grade.notebook import Lab, SubmissionError, lab_of, labs_in, plan, read
+from nanogrpo.teach.grade import guard, report, results
+from nanogrpo.teach.grade.notebook import Lab, SubmissionError, lab_of, labs_in, read
+from nanogrpo.teach.grade.plan import plan
 from nanogrpo.teach.grade.process import Options, grade
 
 SOURCES = S.ROOT / "book/labs/source"
@@ -45,9 +47,9 @@ def test_a_mistake_costs_its_own_step_and_no_other(kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", S.CHEATS)
+@pytest.mark.parametrize("kind", CHEATS)
 def test_a_cheat_gets_nothing(kind, tmp_path):
-    assert lost(S.CHEATS[kind](), tmp_path) == set(S.STEPS)
+    assert lost(CHEATS[kind](), tmp_path) == set(S.STEPS)
 
 
 @pytest.mark.slow
@@ -58,7 +60,7 @@ def test_a_check_that_accepts_anything_is_not_believed(tmp_path, monkeypatch):
         test.source = (
             f"{test.id.removeprefix('lab1-').removesuffix('-tests')}(torch.zeros(2, 2), torch.ones(2, 2) > 0)"
         )
-    notebook = S.answers_with("return torch.zeros(3)")()
+    notebook = answers_with("return torch.zeros(3)")()
     graded = grade(S.write(S.insert(notebook, "import torch"), tmp_path / "lab1.ipynb"), [lab], FAST)
     assert graded.points == 0 and all("spoiled" in step.said for step in graded.steps)
 
@@ -95,18 +97,44 @@ def test_a_solution_gets_all_points_and_an_unanswered_lab_none(lab):
 # -- against nbgrader itself
 
 BOTH = {
-    "solution": S.solved, "unanswered": S.unanswered,
-    **{kind: S.RIGHT[kind] for kind in (
-        "helper cells", "scratch: a graded cell copied, and it fails", "graded cells edited", "graded cells deleted",
-        "graded cells to text", "double precision", "IPython", "Colab", "VS Code", "exit at the end", "errors beside the steps",
-        "points edited", "an answer behind its own cell")},
-    **{kind: S.PARTLY[kind][0] for kind in ("one wrong", "endless", "sys.exit", "answer deleted", "no Python")},
-    **{kind: S.CHEATS[kind] for kind in ("copies of graded cells that pass", "graded cells that pass", "graded cells of other ids")},
-}  # fmt: skip
+    "solution": S.solved,
+    "unanswered": S.unanswered,
+    **{
+        kind: S.RIGHT[kind]
+        for kind in (
+            "helper cells",
+            "scratch: a graded cell copied, and it fails",
+            "graded cells edited",
+            "graded cells deleted",
+            "graded cells to text",
+            "double precision",
+            "IPython",
+            "Colab",
+            "VS Code",
+            "exit at the end",
+            "errors beside the steps",
+            "points edited",
+            "an answer behind its own cell",
+        )
+    },
+    **{
+        kind: S.PARTLY[kind][0]
+        for kind in ("one wrong", "endless", "sys.exit", "answer deleted", "no Python")
+    },
+    **{
+        kind: CHEATS[kind]
+        for kind in (
+            "copies of graded cells that pass",
+            "graded cells that pass",
+            "graded cells of other ids",
+        )
+    },
+}
 
 
 @pytest.mark.slow
 def test_nbgrader_gives_the_same_points(tmp_path):
+    from course import nbgrader  # submissions.py has put its folder on the path
     from nbgrader.api import Gradebook
 
     course = tmp_path / "course"
@@ -119,17 +147,16 @@ def test_nbgrader_gives_the_same_points(tmp_path):
         (course / "submitted" / student / "lab1").mkdir(parents=True)
         S.write(BOTH[kind](), course / "submitted" / student / "lab1/lab1.ipynb")
     for verb in ("generate_assignment", "autograde"):
-        S.release  # noqa: B018  the folder of course.py is on the path
-        from course import nbgrader
-
         nbgrader(verb, "lab1", folder=course)
     with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "nanogrpo") as book:
         theirs = {
             kind: book.find_submission_notebook("lab1", "lab1", student).score
             for student, kind in names.items()
         }
-    ours = {kind: grade(course / "submitted" / student / "lab1/lab1.ipynb", [LAB], FAST).points
-            for student, kind in names.items()}  # fmt: skip
+    ours = {
+        kind: grade(course / "submitted" / student / "lab1/lab1.ipynb", [LAB], FAST).points
+        for student, kind in names.items()
+    }
     assert ours == theirs
 
 
@@ -147,15 +174,16 @@ def test_a_lab_is_known_by_what_is_in_it():
         lab_of(nbformat.v4.new_notebook(), labs, Path("empty.ipynb"))
 
 
+FORMAT = b'"nbformat": 4, "nbformat_minor": 5}'
 ODD = {
     "empty file": b"",
     "no notebook": b"[]",
     "null": b"null",
     "cut off": b'{"cells": [{"cell_type": "code", "sou',
-    "cells are no list": b'{"cells": 3, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
-    "a cell without a source": b'{"cells": [{"cell_type": "code"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
+    "cells are no list": b'{"cells": 3, "metadata": {}, ' + FORMAT,
+    "a cell without a source": b'{"cells": [{"cell_type": "code"}], "metadata": {}, ' + FORMAT,
     "a picture": b"\x89PNG\r\n\x1a\n\x00\x00",
-    "a language": b'{"cells": [], "metadata": {"kernelspec": {"name": "ir", "language": "R"}}, "nbformat": 4, "nbformat_minor": 5}',
+    "a language": b'{"cells": [], "metadata": {"kernelspec": {"language": "R"}}, ' + FORMAT,
     "deep": b"[" * 100_000,
 }
 
@@ -174,9 +202,7 @@ def test_a_file_that_is_no_notebook_of_the_lab_is_said_to_be_none(kind, tmp_path
     [
         lambda text: "\ufeff" + text,
         lambda text: text.replace("\n", "\r\n"),
-        lambda text: json.dumps(
-            nbformat.v3.downgrade(nbformat.reads(text, 4)) if False else json.loads(text), indent=4
-        ),
+        lambda text: json.dumps(json.loads(text), indent=4),
     ],
 )
 def test_a_notebook_is_read_however_it_was_stored(mangle, tmp_path):
@@ -217,7 +243,7 @@ def test_a_graded_cell_is_the_source_s_and_takes_only_the_answer():
     for notebook in (
         S.edited(S.solved(), "pass"),
         S.copied(S.unanswered(), "pass"),
-        S._other_ids(S.unanswered()),
+        S.other_ids(S.unanswered()),
     ):
         for piece in plan(notebook, LAB):
             if piece.step:
@@ -259,28 +285,28 @@ class Text(str):
 
 
 def test_results_are_plain():
-    assert type(guard.plain(torch.zeros(2).as_subclass(Odd))) is torch.Tensor
-    assert type(guard.plain((torch.zeros(2).as_subclass(Odd),))[0]) is torch.Tensor
-    assert guard.plain({"part": Text("x")}) == {"part": "x"} and type(guard.plain(Text("x"))) is str
-    assert guard.plain(True) is True and guard.plain(None) is None and guard.plain([1, 2.5]) == [1, 2.5]
+    assert type(results.plain(torch.zeros(2).as_subclass(Odd))) is torch.Tensor
+    assert type(results.plain((torch.zeros(2).as_subclass(Odd),))[0]) is torch.Tensor
+    assert results.plain({"part": Text("x")}) == {"part": "x"} and type(results.plain(Text("x"))) is str
+    assert results.plain(True) is True and results.plain(None) is None and results.plain([1, 2.5]) == [1, 2.5]
 
 
 @pytest.mark.parametrize(
     "value", [torch.zeros(2), torch.ones(2).bool(), torch.arange(2), 0.0, 1, True, "x", [0.5], {"a": (1.0,)}]
 )
 def test_a_spoiled_result_is_another_of_the_same_kind(value):
-    spoiled = guard.spoil(value)
+    spoiled = results.spoil(value)
     assert type(spoiled) in (type(value), float)
     assert (not torch.equal(spoiled, value)) if isinstance(value, torch.Tensor) else spoiled != value
 
 
 def test_a_guarded_function_keeps_gradients_and_puts_back_after_each_call():
     restored = []
-    double = guard.guarded(lambda x: 2 * x, lambda: restored.append(1) or [])
+    double = results.guarded(lambda x: 2 * x, lambda: restored.append(1) or [])
     leaf = torch.ones(2, requires_grad=True)
     double(leaf).sum().backward()
     assert leaf.grad.tolist() == [2, 2] and restored == [1]
-    assert guard.guarded(lambda x: x, list, spoiled=True)(1.0) == 2.0
+    assert results.guarded(lambda x: x, list, spoiled=True)(1.0) == 2.0
 
 
 # -- the command
@@ -289,8 +315,11 @@ def test_a_guarded_function_keeps_gradients_and_puts_back_after_each_call():
 @pytest.fixture
 def folder(tmp_path):
     """What a class handed in, in a folder for each student, and some of it odd."""
-    files = {"ada/lab1.ipynb": S.solved(), "bob/lab1 (2).ipynb": S.answer("perplexity", "perplexity = None"),
-             "müller_4711_99_my lab.ipynb": S.unanswered()}  # fmt: skip
+    files = {
+        "ada/lab1.ipynb": S.solved(),
+        "bob/lab1 (2).ipynb": S.answer("perplexity", "perplexity = None"),
+        "müller_4711_99_my lab.ipynb": S.unanswered(),
+    }
     for name, notebook in files.items():
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         S.write(notebook, tmp_path / "in" / name)
@@ -314,8 +343,10 @@ def test_a_folder_is_graded_with_one_command(folder, capsys, monkeypatch):
     )
     assert most[0].strip() == "Points Possible" and most[5] == "30"
     assert [(row[0], row[1], row[5], row[7:10]) for row in rows] == [
-        ("ada", "", "30", ["10", "10", "10"]), ("bob", "", "20", ["10", "10", "0"]), ("müller", "4711", "0", ["0", "0", "0"]),
-    ]  # fmt: skip
+        ("ada", "", "30", ["10", "10", "10"]),
+        ("bob", "", "20", ["10", "10", "0"]),
+        ("müller", "4711", "0", ["0", "0", "0"]),
+    ]
     assert sorted(path.name for path in folder.iterdir()) == ["grades.csv", "in", "lab1.ipynb"], (
         "nothing else is left"
     )

@@ -36,7 +36,8 @@ def logs_of(notebook):
     """What stands in the lab's cell of data: the runs, and the setting of each letter."""
     source = next(cell.source for cell in notebook.cells if "json.loads" in cell.source)
     logs = json.loads(re.search(r'json\.loads\("""(.*?)"""\)', source, re.DOTALL).group(1))
-    return logs, json.loads(re.search(r"^SETTINGS = (.*)$", source, re.MULTILINE).group(1))
+    settings = re.search(r"^SETTINGS = (\{.*?\})$", source, re.MULTILINE | re.DOTALL).group(1)
+    return logs, ast.literal_eval(settings)
 
 
 def truth_of(notebook):
@@ -140,26 +141,29 @@ class Anything:
         return hash("kl")
 
 
-@pytest.mark.parametrize("answer, says", [
-    (RIGHT | {"part": "none", "metric": None, "step": None}, "Another part"),
-    (RIGHT | {"part": "clipped_surrogate"}, "Another part"),
-    (RIGHT | {"metric": "length"}, "does what right runs do"),
-    (RIGHT | {"step": 6}, "another step"),
-    (RIGHT | {"metric": "reward", "step": 3}, "another step"),
-    (RIGHT | {"step": 0}, "whole number"),
-    (RIGHT | {"step": 3.0}, "whole number"),
-    (RIGHT | {"step": True}, "whole number"),
-    (RIGHT | {"step": None}, "whole number"),
-    (RIGHT | {"metric": "loss"}, "none of"),
-    (RIGHT | {"metric": ["kl"]}, "none of"),
-    (RIGHT | {"part": "everything"}, "none of"),
-    (RIGHT | {"part": "none"}, "are None"),
-    ({"part": None, "metric": None, "step": None}, "Nothing is written here yet"),
-    ({"part": "kl_penalty"}, "has a part, a metric and a step"),
-    ("kl_penalty", "has a part, a metric and a step"),
-    (dict.fromkeys(("part", "metric", "step"), Anything()), "none of"),
-    (RIGHT | {"metric": Anything()}, "none of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (RIGHT | {"part": "none", "metric": None, "step": None}, "Another part"),
+        (RIGHT | {"part": "clipped_surrogate"}, "Another part"),
+        (RIGHT | {"metric": "length"}, "does what right runs do"),
+        (RIGHT | {"step": 6}, "another step"),
+        (RIGHT | {"metric": "reward", "step": 3}, "another step"),
+        (RIGHT | {"step": 0}, "whole number"),
+        (RIGHT | {"step": 3.0}, "whole number"),
+        (RIGHT | {"step": True}, "whole number"),
+        (RIGHT | {"step": None}, "whole number"),
+        (RIGHT | {"metric": "loss"}, "none of"),
+        (RIGHT | {"metric": ["kl"]}, "none of"),
+        (RIGHT | {"part": "everything"}, "none of"),
+        (RIGHT | {"part": "none"}, "are None"),
+        ({"part": None, "metric": None, "step": None}, "Nothing is written here yet"),
+        ({"part": "kl_penalty"}, "has a part, a metric and a step"),
+        ("kl_penalty", "has a part, a metric and a step"),
+        (dict.fromkeys(("part", "metric", "step"), Anything()), "none of"),
+        (RIGHT | {"metric": Anything()}, "none of"),
+    ],
+)
 def test_a_wrong_diagnosis_is_refused(answer, says):
     with pytest.raises(CheckFailed, match=says):
         diagnose.check_answer(answer, "kl_penalty", {"kl": 3, "reward": 10})
@@ -177,8 +181,10 @@ def test_writing_a_course_changes_data_answers_and_nothing_else(script, lab):
     logs, settings = logs_of(lab)
     logs = {name: {metric: values[::-1] for metric, values in run.items()} for name, run in logs.items()}
     parts = list(script.PARTS)
-    answers = {letter: {"setting": "hot", "part": part, "from": {"kl": 2, "reward": 7} if part != "none" else {}}
-               for letter, part in zip(LETTERS, parts, strict=True)}  # fmt: skip
+    answers = {
+        letter: {"setting": "hot", "part": part, "from": {"kl": 2, "reward": 7} if part != "none" else {}}
+        for letter, part in zip(LETTERS, parts, strict=True)
+    }
     changed = nbformat.from_dict(json.loads(json.dumps(lab)))
     script.write(changed, logs, answers)
     assert logs_of(changed) == (logs, dict.fromkeys(LETTERS, "hot"))

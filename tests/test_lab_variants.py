@@ -66,8 +66,11 @@ def test_a_variant_changes_no_other_graded_cell_and_no_id(lab, step, option):
     notebook, public = with_option(lab, step, option), source(lab)
     assert [cell.id for cell in notebook.cells] == [cell.id for cell in public.cells]
     assert [cell.metadata for cell in notebook.cells] == [cell.metadata for cell in public.cells]
-    other = {now.id for now, then in zip(notebook.cells, public.cells, strict=True)
-             if is_test(now) and now.source != then.source}  # fmt: skip
+    other = {
+        now.id
+        for now, then in zip(notebook.cells, public.cells, strict=True)
+        if is_test(now) and now.source != then.source
+    }
     assert other == {f"{lab}-{changed(lab, step, option)}-tests"}
 
 

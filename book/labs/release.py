@@ -5,11 +5,13 @@
     _build/labs/student/          the students' once more, to hand out
     _build/labs/solution/         for the teacher
 
-With a course's name all three go to `_build/NAME`, and nothing is committed: sources, students', solutions. The
-course has steps in other variants than the book, and runs of its own in lab 6. Both follow from the name.
+With a course's name all three go to `_build/NAME`, and nothing is committed: sources, students', solutions.
+The course has steps in other variants than the book, and runs of its own in lab 6. Both follow from the
+name.
 
-Students' notebooks are made by nbgrader's own preprocessors, called here. `nbgrader generate_assignment --no-db`
-writes the same cells (a test compares them), but takes seconds a lab and wants a course's folder around each.
+Students' notebooks are made by nbgrader's own preprocessors, called here. `nbgrader generate_assignment
+--no-db` writes the same cells (a test compares them), but takes seconds a lab and wants a course's folder
+around each.
 """
 
 from __future__ import annotations

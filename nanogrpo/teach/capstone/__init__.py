@@ -4,8 +4,9 @@
     >>> task.training[0]["prompt"][:-1][::-1] == task.training[0]["answer"]
     True
 
-:func:`task_of` makes a task of any rule from a word to a word, :func:`weak_policy` a model that is right now and
-then, :func:`race` trains it, and :func:`check_learn` looks at a training loop that is made of given pieces.
+:func:`task_of` makes a task of any rule from a word to a word, :func:`weak_policy` a model that is right now
+and then, :func:`race` trains it, and :func:`check_learn` looks at a training loop that is made of given
+pieces.
 """
 
 from nanogrpo.teach.capstone.judge import REACHED, check_learn

@@ -128,6 +128,6 @@ def race(
 def package_learn(
     policy, reference, optimizer, tokenizer, problems, config, generator, *pieces
 ) -> list[float]:
-    """The package's own trainer, called as a student's ``learn`` is; it makes its own optimizer and samples."""
+    """The package's trainer, called as a student's ``learn`` is; its optimizer and samples are its own."""
     seeded = replace(config, seed=generator.initial_seed())
     return [row["reward"] for row in grpo.train(policy, tokenizer, problems, exact_match, seeded, reference)]

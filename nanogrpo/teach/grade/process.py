@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanogrpo.teach.grade.notebook import Lab, Piece, SubmissionError, lab_of, plan, read
+from nanogrpo.teach.grade.notebook import Lab, SubmissionError, lab_of, read
+from nanogrpo.teach.grade.plan import Piece, plan
 
 START = 180.0  # seconds that a process may take to import torch
 GRACE = 3.0  # seconds between an interrupt and the end
@@ -81,9 +82,11 @@ def grade(path: Path, labs: Sequence[Lab], options: Options = Options()) -> Grad
         results = {
             name: (said, _unlike(note, _model_calls(lab)[name])) for name, (said, note) in results.items()
         }
-    return Graded(path, lab, [
-        Step(name, 0.0 if results[name][0] else most, most, *results[name]) for name, most in lab.points.items()
-    ])  # fmt: skip
+    steps = [
+        Step(name, 0.0 if results[name][0] else most, most, *results[name])
+        for name, most in lab.points.items()
+    ]
+    return Graded(path, lab, steps)
 
 
 @functools.cache

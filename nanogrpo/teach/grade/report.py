@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nanogrpo.teach.grade.process import Graded
 
-# A notebook in the archive that Canvas makes of all submissions: name, perhaps LATE, id of the user, of the file.
+# A notebook in the archive that Canvas makes: name, perhaps LATE, id of the user, of the file.
 CANVAS = re.compile(r"^(?P<student>[^_]+)_(?:LATE_)?(?P<id>\d+)_\d+_")
 
 
