@@ -2,7 +2,7 @@
 # make test    everything that CI checks
 # make lighthouse   Lighthouse on every page of the rendered book
 # make labs    make the students' notebooks and the solutions of the course labs
-# make grade FILES=folder   grade submitted labs; CSV=grades.csv writes a table
+# make grade FILES=folder   grade submitted labs; CSV=grades.csv and CANVAS=canvas.csv write tables
 # make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
@@ -102,7 +102,7 @@ labs: $(STAMP)
 
 # Notebooks, or folders of them; each in a process of its own, with a time limit for each cell.
 grade: $(STAMP)
-	$(BIN)/python -m nanogrpo.teach.grade $(FILES) $(if $(CSV),--csv $(CSV)) $(ARGS)
+	$(BIN)/python -m nanogrpo.teach.grade $(FILES) $(if $(CSV),--csv $(CSV)) $(if $(CANVAS),--canvas $(CANVAS)) $(ARGS)
 
 # Sources, students' notebooks and solutions of a course, in _build/COURSE.
 course: $(STAMP)

@@ -18,7 +18,7 @@ from nanogrpo.teach.grade import __main__ as command
 from nanogrpo.teach.grade import guard, report, results
 from nanogrpo.teach.grade.notebook import Lab, SubmissionError, lab_of, labs_in, read
 from nanogrpo.teach.grade.plan import plan
-from nanogrpo.teach.grade.process import Options, grade
+from nanogrpo.teach.grade.process import Graded, Options, Step, grade
 
 SOURCES = S.ROOT / "book/labs/source"
 FAST = Options(seconds=8, memory=2)
@@ -333,23 +333,40 @@ def folder(tmp_path):
 @pytest.mark.slow
 def test_a_folder_is_graded_with_one_command(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
-    assert command.main(["in", "--source", "lab1.ipynb", "--csv", "grades.csv", "--jobs", "2"]) == 1  # carl
+    assert (
+        command.main(["in", "--source", "lab1.ipynb", "--csv", "grades.csv", "--canvas", "canvas.csv"]) == 1
+    )  # carl
     told = capsys.readouterr().out
     assert "lab1.ipynb: 30 of 30 points" in told and "lab1 (2).ipynb: 20 of 30 points" in told
     assert "carl.ipynb: not graded" in told and told.endswith("4 notebooks, 50 points in all\n")
-    head, most, *rows = csv.reader((folder / "grades.csv").read_text(encoding="utf-8").splitlines())
-    assert head[:5] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section"] and head[7:10] == list(
-        S.STEPS
-    )
-    assert most[0].strip() == "Points Possible" and most[5] == "30"
-    assert [(row[0], row[1], row[5], row[7:10]) for row in rows] == [
-        ("ada", "", "30", ["10", "10", "10"]),
-        ("bob", "", "20", ["10", "10", "0"]),
-        ("müller", "4711", "0", ["0", "0", "0"]),
+    head, *rows = csv.reader((folder / "grades.csv").read_text(encoding="utf-8").splitlines())
+    assert head == ["student", "id", "file", *S.STEPS, "points", "of", "look"]
+    assert [row[:2] + row[3:8] for row in rows] == [
+        ["ada", "", "10", "10", "10", "30", "30"],
+        ["bob", "", "10", "10", "0", "20", "30"],
+        ["müller", "4711", "0", "0", "0", "0", "30"],
     ]
-    assert sorted(path.name for path in folder.iterdir()) == ["grades.csv", "in", "lab1.ipynb"], (
-        "nothing else is left"
-    )
+    head, most, *rows = csv.reader((folder / "canvas.csv").read_text(encoding="utf-8").splitlines())
+    assert head == [
+        "Student",
+        "ID",
+        "SIS User ID",
+        "SIS Login ID",
+        "Section",
+        "Lab 1: log-probs, masks and sampling",
+    ]
+    assert most[0].strip() == "Points Possible" and most[1:] == ["", "", "", "", "30"]
+    assert [(row[0], row[1], row[5]) for row in rows] == [
+        ("ada", "", "30"),
+        ("bob", "", "20"),
+        ("müller", "4711", "0"),
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "canvas.csv",
+        "grades.csv",
+        "in",
+        "lab1.ipynb",
+    ], "nothing else is left"
 
 
 @pytest.mark.parametrize(
@@ -416,6 +433,14 @@ def test_the_archive_for_gradescope_grades_a_submission(tmp_path):
         if name in ("solution", "unanswered"):
             assert [test["max_score"] for test in found["tests"]] == [10, 10, 20, 15, 15, 10]
             assert {test["status"] for test in found["tests"]} == {"passed" if points else "failed"}
+
+
+def test_gradescope_tells_of_a_diagnosis_when_the_time_is_up(tmp_path):
+    lab = next(lab for lab in labs_in(SOURCES) if lab.name == "lab6")
+    steps = [Step(name, 0.0, most, "Another part is to blame.") for name, most in lab.points.items()]
+    report.write_gradescope(Graded(tmp_path / "lab6.ipynb", lab, steps), tmp_path / "results.json")
+    for test in json.loads((tmp_path / "results.json").read_text())["tests"]:
+        assert (test["visibility"] == "after_due_date") == test["name"].startswith("run-")
 
 
 @pytest.mark.slow

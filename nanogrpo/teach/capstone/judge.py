@@ -175,6 +175,6 @@ def _look_at_update(seen: Witness, number: int) -> None:
     if not torch.cosine_similarity(got, wanted, 0) > 0.999:
         raise CheckFailed(
             f"In update {number % UPDATES + 1} of a batch the optimizer is given another gradient than that "
-            "of the loss: loss_of plus beta times kl_of at sampled tokens, the mean of each completion, the mean "
-            "of those. Or that of an earlier update is still in it: optimizer.zero_grad()."
+            "of the loss: loss_of plus beta times kl_of at sampled tokens, the mean of each completion, the "
+            "mean of those. Or that of an earlier update is still in it: optimizer.zero_grad()."
         )
