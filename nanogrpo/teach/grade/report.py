@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanogrpo.teach.grade.process import Graded
+from nanogrpo.teach.grade.process import Graded, Step
 
 # A notebook in the archive that Canvas makes: name, perhaps LATE, id of the user, of the file.
 CANVAS = re.compile(r"^(?P<student>[^_]+)_(?:LATE_)?(?P<id>\d+)_\d+_")
@@ -40,7 +40,7 @@ def table(graded: Sequence[Graded]) -> str:
 
 
 def write_csv(graded: Sequence[Graded], path: Path, root: Path) -> None:
-    """Points of each step, and what is worth a look; a table for each lab, beside each other if there are several."""
+    """Points of each step, and what is worth a look; a file for each lab if there are several."""
     labs = {one.lab.name: one.lab for one in graded if one.lab}
     for lab in labs.values():
         target = path if len(labs) == 1 else path.with_stem(f"{path.stem}-{lab.name}")
@@ -50,16 +50,15 @@ def write_csv(graded: Sequence[Graded], path: Path, root: Path) -> None:
             out.writerow(["student", "id", "file", *steps, "points", "of", "look"])
             for one in graded:
                 if one.lab is lab:
-                    notes = "; ".join(
-                        f"{s.name.removesuffix('-tests')} {s.note}" for s in one.steps if s.note
-                    )
+                    noted = [step for step in one.steps if step.note]
+                    notes = "; ".join(f"{step.name.removesuffix('-tests')} {step.note}" for step in noted)
                     points = [f"{step.points:g}" for step in one.steps]
                     total = [f"{one.points:g}", f"{one.most:g}"]
                     out.writerow([*student(one.path, root), one.path.name, *points, *total, notes])
 
 
 def write_canvas(graded: Sequence[Graded], path: Path, root: Path) -> None:
-    """A table that Canvas's gradebook imports: a column for each lab, and a first row with the points possible.
+    """A table that Canvas's gradebook imports: a column for each lab, a first row with the points possible.
 
     Canvas takes any other column for an assignment, so there is none.
     """
@@ -80,7 +79,14 @@ def write_canvas(graded: Sequence[Graded], path: Path, root: Path) -> None:
 
 
 def write_gradescope(one: Graded, path: Path) -> None:
-    """``results.json`` of one submission, as Gradescope's autograder reads it."""
+    """``results.json`` of one submission, as Gradescope's autograder reads it.
+
+    What a graded cell tagged ``after-due`` says would help to guess: students see it when the time is up.
+    """
+
+    def tags(step: Step) -> list[str]:
+        return one.lab.tests[step.name].metadata.get("tags", [])
+
     tests = [
         {
             "name": step.name.removesuffix("-tests"),
@@ -88,6 +94,7 @@ def write_gradescope(one: Graded, path: Path) -> None:
             "max_score": step.most,
             "status": "passed" if step.points else "failed",
             "output": step.said or "Passed.",
+            "visibility": "after_due_date" if "after-due" in tags(step) else "visible",
         }
         for step in one.steps
     ]
