@@ -5,7 +5,7 @@
 # make test-versions  the core's tests with other Pythons, torch and numpy
 # make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
 # make labs    make the students' notebooks and the solutions of the course labs
-# make grade FILES=folder   grade submitted labs; CSV=grades.csv writes a table
+# make grade FILES=folder   grade submitted labs; CSV=grades.csv and CANVAS=canvas.csv write tables
 # make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
@@ -153,7 +153,7 @@ labs: $(STAMP)
 
 # Notebooks, or folders of them; each in a process of its own, with a time limit for each cell.
 grade: $(STAMP)
-	$(BIN)/python -m nanogrpo.teach.grade $(FILES) $(if $(CSV),--csv $(CSV)) $(ARGS)
+	$(BIN)/python -m nanogrpo.teach.grade $(FILES) $(if $(CSV),--csv $(CSV)) $(if $(CANVAS),--canvas $(CANVAS)) $(ARGS)
 
 # Sources, students' notebooks and solutions of a course, in _build/COURSE.
 course: $(STAMP)

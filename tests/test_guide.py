@@ -33,6 +33,11 @@ def test_slides_hold_every_captioned_figure_with_its_alternative_text_and_need_n
         assert page.count("summary</h2>") >= len(chapters), "a chapter without a summary"
 
 
+each_chapter = pytest.mark.parametrize(
+    "path", [path for _, chapters in slides.parts() for path in chapters], ids=lambda path: path.stem
+)
+
+
 def words_of(slide):
     """What a slide says to an audience, and its formulas' own text."""
     text = re.sub(r"<math.*?</math>", "x", slide, flags=re.DOTALL)

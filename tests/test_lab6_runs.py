@@ -36,7 +36,8 @@ def logs_of(notebook):
     """What stands in the lab's cell of data: the runs, and the setting of each letter."""
     source = next(cell.source for cell in notebook.cells if "json.loads" in cell.source)
     logs = json.loads(re.search(r'json\.loads\("""(.*?)"""\)', source, re.DOTALL).group(1))
-    return logs, json.loads(re.search(r"^SETTINGS = (.*)$", source, re.MULTILINE).group(1))
+    settings = re.search(r"^SETTINGS = (\{.*?\})$", source, re.MULTILINE | re.DOTALL).group(1)
+    return logs, ast.literal_eval(settings)
 
 
 def truth_of(notebook):
@@ -62,7 +63,9 @@ def test_all_runs_are_there_and_whole(script, lab):
 
 def test_the_answers_are_those_of_the_public_course(script, lab):
     truth, (_, settings) = truth_of(lab), logs_of(lab)
-    assert {letter: (truth[letter][0], settings[letter]) for letter in LETTERS} == script.assignment(script.PUBLIC)
+    assert {letter: (truth[letter][0], settings[letter]) for letter in LETTERS} == script.assignment(
+        script.PUBLIC
+    )
     assert set(script.PARTS) == set(diagnose.PARTS) == {part for part, _ in truth.values()}
     for part, shows in truth.values():
         assert bool(shows) == (part != "none")
@@ -93,10 +96,14 @@ def test_each_broken_run_shows_what_it_must(lab):
 
 
 def test_departures_are_found_and_chance_is_none(script):
-    right = [{name: [0.5 + 0.01 * ((n + t) % 3) for t in range(24)] for name in script.METRICS} for n in range(3)]
+    right = [
+        {name: [0.5 + 0.01 * ((n + t) % 3) for t in range(24)] for name in script.METRICS} for n in range(3)
+    ]
     assert script.departures(right[1], right) == {}
     assert script.departures(right[0] | {"kl": [0.5] * 9 + [2.0] * 15}, right) == {"kl": 10}
-    assert script.departures(right[0] | {"kl": [0.5] * 9 + [2.0] + [0.5] * 14}, right) == {}, "one step is chance"
+    assert script.departures(right[0] | {"kl": [0.5] * 9 + [2.0] + [0.5] * 14}, right) == {}, (
+        "one step is chance"
+    )
     assert script.departures(right[0] | {"clipped": [0.0] * 24}, right)["clipped"] == 1, "it never moves"
 
 
@@ -114,7 +121,9 @@ def test_names_give_other_courses(script):
 RIGHT = {"part": "kl_penalty", "metric": "kl", "step": 3}
 
 
-@pytest.mark.parametrize("answer", [RIGHT, RIGHT | {"step": 5}, RIGHT | {"step": 1}, RIGHT | {"metric": "reward", "step": 14}])
+@pytest.mark.parametrize(
+    "answer", [RIGHT, RIGHT | {"step": 5}, RIGHT | {"step": 1}, RIGHT | {"metric": "reward", "step": 14}]
+)
 def test_a_right_diagnosis(answer):
     diagnose.check_answer(answer, "kl_penalty", {"kl": 3, "reward": 10})
 
@@ -132,26 +141,29 @@ class Anything:
         return hash("kl")
 
 
-@pytest.mark.parametrize("answer, says", [
-    (RIGHT | {"part": "none", "metric": None, "step": None}, "Another part"),
-    (RIGHT | {"part": "clipped_surrogate"}, "Another part"),
-    (RIGHT | {"metric": "length"}, "does what right runs do"),
-    (RIGHT | {"step": 6}, "another step"),
-    (RIGHT | {"metric": "reward", "step": 3}, "another step"),
-    (RIGHT | {"step": 0}, "whole number"),
-    (RIGHT | {"step": 3.0}, "whole number"),
-    (RIGHT | {"step": True}, "whole number"),
-    (RIGHT | {"step": None}, "whole number"),
-    (RIGHT | {"metric": "loss"}, "none of"),
-    (RIGHT | {"metric": ["kl"]}, "none of"),
-    (RIGHT | {"part": "everything"}, "none of"),
-    (RIGHT | {"part": "none"}, "are None"),
-    ({"part": None, "metric": None, "step": None}, "Nothing is written here yet"),
-    ({"part": "kl_penalty"}, "has a part, a metric and a step"),
-    ("kl_penalty", "has a part, a metric and a step"),
-    (dict.fromkeys(("part", "metric", "step"), Anything()), "none of"),
-    (RIGHT | {"metric": Anything()}, "none of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (RIGHT | {"part": "none", "metric": None, "step": None}, "Another part"),
+        (RIGHT | {"part": "clipped_surrogate"}, "Another part"),
+        (RIGHT | {"metric": "length"}, "does what right runs do"),
+        (RIGHT | {"step": 6}, "another step"),
+        (RIGHT | {"metric": "reward", "step": 3}, "another step"),
+        (RIGHT | {"step": 0}, "whole number"),
+        (RIGHT | {"step": 3.0}, "whole number"),
+        (RIGHT | {"step": True}, "whole number"),
+        (RIGHT | {"step": None}, "whole number"),
+        (RIGHT | {"metric": "loss"}, "none of"),
+        (RIGHT | {"metric": ["kl"]}, "none of"),
+        (RIGHT | {"part": "everything"}, "none of"),
+        (RIGHT | {"part": "none"}, "are None"),
+        ({"part": None, "metric": None, "step": None}, "Nothing is written here yet"),
+        ({"part": "kl_penalty"}, "has a part, a metric and a step"),
+        ("kl_penalty", "has a part, a metric and a step"),
+        (dict.fromkeys(("part", "metric", "step"), Anything()), "none of"),
+        (RIGHT | {"metric": Anything()}, "none of"),
+    ],
+)
 def test_a_wrong_diagnosis_is_refused(answer, says):
     with pytest.raises(CheckFailed, match=says):
         diagnose.check_answer(answer, "kl_penalty", {"kl": 3, "reward": 10})
@@ -169,12 +181,16 @@ def test_writing_a_course_changes_data_answers_and_nothing_else(script, lab):
     logs, settings = logs_of(lab)
     logs = {name: {metric: values[::-1] for metric, values in run.items()} for name, run in logs.items()}
     parts = list(script.PARTS)
-    answers = {letter: {"setting": "hot", "part": part, "from": {"kl": 2, "reward": 7} if part != "none" else {}}
-               for letter, part in zip(LETTERS, parts, strict=True)}  # fmt: skip
+    answers = {
+        letter: {"setting": "hot", "part": part, "from": {"kl": 2, "reward": 7} if part != "none" else {}}
+        for letter, part in zip(LETTERS, parts, strict=True)
+    }
     changed = nbformat.from_dict(json.loads(json.dumps(lab)))
     script.write(changed, logs, answers)
     assert logs_of(changed) == (logs, dict.fromkeys(LETTERS, "hot"))
-    assert truth_of(changed) == {letter: (answer["part"], answer["from"]) for letter, answer in answers.items()}
+    assert truth_of(changed) == {
+        letter: (answer["part"], answer["from"]) for letter, answer in answers.items()
+    }
     other = {now.id for now, then in zip(changed.cells, lab.cells, strict=True) if now != then}
     assert other <= {"lab6-03", "lab6-diagnosis", *(f"lab6-run-{letter.lower()}-tests" for letter in LETTERS)}
     namespace = {}
@@ -192,7 +208,9 @@ def test_the_script_makes_them_again(script, lab):
         first = script.start()
         for number, (letter, (part, setting)) in enumerate(script.assignment(script.PUBLIC).items()):
             if part in ("completion_mask", "kl_penalty", "none"):
-                again = script.run(first, setting, script.PARTS[part][0], seed=chance + script.RIGHT_SEEDS + number)
+                again = script.run(
+                    first, setting, script.PARTS[part][0], seed=chance + script.RIGHT_SEEDS + number
+                )
                 for name, values in again.items():
                     assert values[:3] == pytest.approx(logs[letter][name][:3], abs=0.05), f"{letter}, {name}"
     finally:

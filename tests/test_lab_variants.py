@@ -14,7 +14,12 @@ from grading import is_answer, is_test, nbgrader, run  # noqa: E402
 
 from nanogrpo.teach.check import CheckFailed  # noqa: E402
 
-OPTIONS = [(lab, step, option) for lab, table in variants.VARIANTS.items() for step in table for option in table[step]]
+OPTIONS = [
+    (lab, step, option)
+    for lab, table in variants.VARIANTS.items()
+    for step in table
+    for option in table[step]
+]
 OTHER = [row for row in OPTIONS if row[2] != next(iter(variants.VARIANTS[row[0]][row[1]]))]
 
 
@@ -35,7 +40,9 @@ def outcome(graded, answers, step):
     for cell in answers.cells:
         if is_answer(cell):
             assert run(cell, namespace) is None
-    return run(next(cell for cell in graded.cells if nbgrader(cell).get("grade_id") == f"{step}-tests"), namespace)
+    return run(
+        next(cell for cell in graded.cells if nbgrader(cell).get("grade_id") == f"{step}-tests"), namespace
+    )
 
 
 def changed(lab, step, option):
@@ -59,13 +66,19 @@ def test_a_variant_changes_no_other_graded_cell_and_no_id(lab, step, option):
     notebook, public = with_option(lab, step, option), source(lab)
     assert [cell.id for cell in notebook.cells] == [cell.id for cell in public.cells]
     assert [cell.metadata for cell in notebook.cells] == [cell.metadata for cell in public.cells]
-    other = {now.id for now, then in zip(notebook.cells, public.cells, strict=True)
-             if is_test(now) and now.source != then.source}  # fmt: skip
+    other = {
+        now.id
+        for now, then in zip(notebook.cells, public.cells, strict=True)
+        if is_test(now) and now.source != then.source
+    }
     assert other == {f"{lab}-{changed(lab, step, option)}-tests"}
 
 
 def test_a_course_is_drawn_from_its_name_and_differs_from_the_book():
-    first = {lab: {step: next(iter(table)) for step, table in steps.items()} for lab, steps in variants.VARIANTS.items()}
+    first = {
+        lab: {step: next(iter(table)) for step, table in steps.items()}
+        for lab, steps in variants.VARIANTS.items()
+    }
     drawn = [variants.chosen(f"course {n}") for n in range(30)]
     assert drawn == [variants.chosen(f"course {n}") for n in range(30)]
     assert len({str(one) for one in drawn}) > 4

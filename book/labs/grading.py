@@ -1,4 +1,4 @@
-"""Run a lab in this process, for the tests and for timing: no time limit, nothing that keeps a notebook in bounds.
+"""Run a lab in this process, for tests and for timing: no time limit, nothing that keeps it in bounds.
 
 Grading is `python -m nanogrpo.teach.grade`. What is shared with it is imported from there.
 """

@@ -1,11 +1,12 @@
-"""The runs of lab 6, drawn anew for each course: six with a piece of the bug museum in the trainer, one without.
+"""The runs of lab 6, drawn anew for each course: six with a piece of the bug museum, one without.
 
     python book/labs/lab6_runs.py                  make them for the course "public", which the book shows
     python book/labs/lab6_runs.py --course NAME    make them for a course of your own, from its name
 
-They go into the lab's source: the curves into its cell of data, the answers into the hidden tests. Which letter
-has which mistake, in which setting, from which policy and with which samples: all follow from the name. Of each
-answer the accepted metrics and steps are computed: where the run leaves what right runs of its setting do.
+They go into the lab's source: the curves into its cell of data, the answers into the hidden tests. Which
+letter has which mistake, in which setting, from which policy and with which samples: all follow from the
+name. Of each answer the accepted metrics and steps are computed: where the run leaves what right runs of its
+setting do.
 
 The task is small, so that all of it takes a minute or two: `cab=` wants `cab` and then the end. The policy
 starts from a few steps of imitation.
@@ -79,7 +80,9 @@ def assignment(course: str) -> dict[str, tuple[str, str]]:
     """Letter of a run: (the part that is broken in it, the setting of its trainer)."""
     chance = random.Random(number_of(course))
     parts = chance.sample(list(PARTS), len(PARTS))
-    return {letter: (part, chance.choice(PARTS[part][1])) for letter, part in zip("ABCDEFG", parts, strict=True)}
+    return {
+        letter: (part, chance.choice(PARTS[part][1])) for letter, part in zip("ABCDEFG", parts, strict=True)
+    }
 
 
 def start(course: str = PUBLIC) -> GPT:
@@ -108,8 +111,8 @@ def run(first: GPT, setting: str, piece: str | None = None, seed: int = 0) -> di
 def departures(broken: dict, right: list[dict]) -> dict[str, int]:
     """Metrics in which a run leaves what right runs do, each with the first step (from 1) of leaving it.
 
-    It has left where it is outside their range, widened by half of it on either side and a little more, at three
-    of four steps in a row; or where it never moves and they all do.
+    It has left where it is outside their range, widened by half of it on either side and a little more, at
+    three of four steps in a row; or where it never moves and they all do.
     """
     found = {}
     for name, least in {"reward": 0.05, "length": 0.1, "clipped": 0.02, "kl": 0.05}.items():
@@ -128,10 +131,10 @@ def departures(broken: dict, right: list[dict]) -> dict[str, int]:
 
 
 def make(course: str) -> tuple[dict, dict]:
-    """The curves, by name: the settings for right runs, letters for the others; and the answer to each letter.
+    """The curves, by name: settings for right runs, letters for the others; and the answer to each letter.
 
-    An answer has the ``setting``, the broken ``part``, and the steps ``from`` which metrics show it. If a mistake
-    shows in no curve, or the sound run in one, all is drawn again.
+    An answer has the ``setting``, the broken ``part``, and the steps ``from`` which metrics show it. If a
+    mistake shows in no curve, or the sound run in one, all is drawn again.
     """
     for attempt in itertools.count():
         name = f"{course}, attempt {attempt}" if attempt else course
@@ -152,22 +155,23 @@ def _draw(course: str) -> tuple[dict, dict]:
 
 def write(notebook: nbformat.NotebookNode, logs: dict, answers: dict) -> None:
     """Put the curves and the answers where they stand in the lab's source."""
-    settings = {letter: answer["setting"] for letter, answer in answers.items()}
     wrap = textwrap.TextWrapper(99, break_on_hyphens=False, break_long_words=False)
-    rows = ["\n".join(wrap.wrap(f"{json.dumps(name)}: {json.dumps(values)}")) for name, values in logs.items()]
-    data = "{\n" + ",\n".join(rows) + "\n}"
+    rows = (f"{json.dumps(name)}: {json.dumps(values)}" for name, values in logs.items())
+    data = "{\n" + ",\n".join("\n".join(wrap.wrap(row)) for row in rows) + "\n}"
+    settings = "".join(f'    "{letter}": "{answer["setting"]}",\n' for letter, answer in answers.items())
+    solution = "\n".join(f'diagnosis["{letter}"] = {model(answer)}' for letter, answer in answers.items())
     for cell in notebook.cells:
-        cell.source = re.sub(r'(json\.loads\(""").*?("""\))', lambda m: m[1] + data + m[2], cell.source, flags=re.DOTALL)
-        cell.source = re.sub(r"^SETTINGS = .*$", f"SETTINGS = {json.dumps(settings)}", cell.source, flags=re.MULTILINE)
         name = cell.metadata.get("nbgrader", {}).get("grade_id", "")
-        if name == "diagnosis":
-            lines = "\n".join(f'diagnosis["{letter}"] = {model(answer)}' for letter, answer in answers.items())
-            lines = lines.replace("'", '"')
-            cell.source = _between(cell.source, "### BEGIN SOLUTION\n", "\n### END SOLUTION", lines)
-        if letter := re.fullmatch(r"run-([a-g])-tests", name):
+        if "RUNS = json.loads(" in cell.source:
+            cell.source = _between(cell.source, 'json.loads("""', '""")', data)
+            cell.source = _between(cell.source, "SETTINGS = {", "}", f"\n{settings}")
+        elif name == "diagnosis":
+            new = solution.replace("'", '"')
+            cell.source = _between(cell.source, "### BEGIN SOLUTION\n", "\n### END SOLUTION", new)
+        elif letter := re.fullmatch(r"run-([a-g])-tests", name):
             answer = answers[letter[1].upper()]
-            hidden = f"diagnosis['{letter[1].upper()}'], {answer['part']!r}, {answer['from']}".replace("'", '"')
-            cell.source = _between(cell.source, "diagnose.check_answer(", ")\n### END", hidden)
+            new = f"diagnosis['{letter[1].upper()}'], {answer['part']!r}, {answer['from']}".replace("'", '"')
+            cell.source = _between(cell.source, "diagnose.check_answer(", ")\n### END", new)
 
 
 def model(answer: dict) -> dict:

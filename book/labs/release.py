@@ -5,11 +5,13 @@
     _build/labs/student/          the students' once more, to hand out
     _build/labs/solution/         for the teacher
 
-With a course's name all three go to `_build/NAME`, and nothing is committed: sources, students', solutions. The
-course has steps in other variants than the book, and runs of its own in lab 6. Both follow from the name.
+With a course's name all three go to `_build/NAME`, and nothing is committed: sources, students', solutions.
+The course has steps in other variants than the book, and runs of its own in lab 6. Both follow from the
+name.
 
-Students' notebooks are made by nbgrader's own preprocessors, called here. `nbgrader generate_assignment --no-db`
-writes the same cells (a test compares them), but takes seconds a lab and wants a course's folder around each.
+Students' notebooks are made by nbgrader's own preprocessors, called here. `nbgrader generate_assignment
+--no-db` writes the same cells (a test compares them), but takes seconds a lab and wants a course's folder
+around each.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def course_sources(course: str) -> dict[str, NotebookNode]:
 def main(argv: list[str] | None = None) -> int:
     """Release the book's labs, or a course's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--course", default="", help="a name; variants of steps, and the runs of lab 6, follow from it")
+    parser.add_argument(
+        "--course", default="", help="a name; variants of steps, and the runs of lab 6, follow from it"
+    )
     course = parser.parse_args(argv).course
     folder = BUILD.parent / course if course else BUILD
     made = course_sources(course) if course else {path.stem: read(path) for path in sources()}

@@ -3,8 +3,8 @@
     _build/slides/part-1.html ...      one file a part, with everything in it; open it in a browser
 
 A chapter gives a title slide with what its readers will be able to do, one slide for each figure with its
-caption, and its summary. Formulas are MathML. Arrow keys, space and Page Down turn the pages; printing gives one slide a
-page.
+caption, and its summary. Formulas are MathML. Arrow keys, space and Page Down turn the pages; printing gives
+one slide a page.
 """
 
 from __future__ import annotations
@@ -97,10 +97,8 @@ def listed(title: str, rows: list[str]) -> list[str]:
         if pages[-1] and sum(map(len, pages[-1])) + len(row) > READABLE:
             pages.append([])
         pages[-1].append(row)
-    return [
-        section(f"{title}\n<ul>\n" + "\n".join(f"<li>{MARKDOWN.renderInline(row)}</li>" for row in page) + "\n</ul>")
-        for page in pages
-    ]
+    lists = [[f"<li>{MARKDOWN.renderInline(row)}</li>" for row in page] for page in pages]
+    return [section("\n".join([title, "<ul>", *rows, "</ul>"])) for rows in lists]
 
 
 def figures(notebook: NotebookNode) -> list[str]:

@@ -20,7 +20,8 @@ def pytest_generate_tests(metafunc):
     graded = grade(Path(path), labs_in(SOURCE), Options(seconds=metafunc.config.getoption("--seconds")))
     if graded.error:
         raise pytest.UsageError(graded.error)
-    metafunc.config.total = f"{graded.points:g} of {graded.most:g} points, {graded.lab.by_hand:g} more by hand"
+    total = f"{graded.points:g} of {graded.most:g} points, {graded.lab.by_hand:g} more by hand"
+    metafunc.config.total = total
     names = [f"{step.name.removesuffix('-tests')}, {step.most:g} points" for step in graded.steps]
     metafunc.parametrize("step", graded.steps, ids=names)
 

@@ -1,7 +1,7 @@
-"""Variants of some steps: a course that is released under a name of its own asks for others than the book does.
+"""Variants of some steps: a course with a name of its own asks for others than the book does.
 
-Each step has options; the first is the book's. An option is a list of edits: a cell's id, the text that stands
-in it exactly once, the text to put there. In a graded cell, the name of a check.
+Each step has options; the first is the book's. An option is a list of edits: a cell's id, the text that
+stands in it exactly once, the text to put there. In a graded cell, the name of a check.
 """
 
 from __future__ import annotations
@@ -12,13 +12,21 @@ import re
 
 from nbformat import NotebookNode
 
+K3 = "It is never negative, and right on\naverage:"
+PRECISION = (
+    "Where the two models agree, $\\delta$ is tiny, and $e^\\delta - 1$ loses its digits in float32. "
+    "There is a function that does not.\n\n"
+)
 VARIANTS: dict[str, dict[str, dict[str, list[tuple[str, str, str]]]]] = {
     "lab4": {
         "whitening": {
             "population": [],
             "sample": [
-                ("lab4-10", "with the population's deviation (the mean of the squares, not divided by $n - 1$).",
-                 "with the sample's deviation (Bessel: divided by $n - 1$)."),
+                (
+                    "lab4-10",
+                    "with the population's deviation (the mean of the squares, not divided by $n - 1$).",
+                    "with the sample's deviation (Bessel: divided by $n - 1$).",
+                ),
                 ("lab4-whiten", "kept.std(correction=0)", "kept.std()"),
                 ("lab4-whiten-tests", "check_whiten", "check_sample_whiten"),
             ],
@@ -28,8 +36,11 @@ VARIANTS: dict[str, dict[str, dict[str, list[tuple[str, str, str]]]]] = {
         "deviation": {
             "population": [],
             "Bessel": [
-                ("lab5-04", "with the population's standard deviation (divide by $G$)",
-                 "with the sample's standard deviation (Bessel: divide by $G - 1$)"),
+                (
+                    "lab5-04",
+                    "with the population's standard deviation (divide by $G$)",
+                    "with the sample's standard deviation (Bessel: divide by $G - 1$)",
+                ),
                 ("lab5-group_advantages", "correction=0", "correction=1"),
                 ("lab5-group_advantages-tests", "check_group_advantages", "check_bessel_advantages"),
             ],
@@ -37,39 +48,66 @@ VARIANTS: dict[str, dict[str, dict[str, list[tuple[str, str, str]]]]] = {
         "kl": {
             "k3": [],
             "k2": [
-                ("lab5-10", "It is never negative, and right on\naverage:", "It is never negative, and\nnearly right where the two agree:"),
+                ("lab5-10", K3, "It is never negative, and\nnearly right where the two agree:"),
                 ("lab5-10", "k_3 = e^{\\delta} - 1 - \\delta", "k_2 = \\tfrac12 \\delta^2"),
-                ("lab5-10", "Where the two models agree, $\\delta$ is tiny, and $e^\\delta - 1$ loses its digits in float32. There is a function that does not.\n\n", ""),
+                ("lab5-10", PRECISION, ""),
                 ("lab5-kl_k3", "k3 estimate", "k2 estimate"),
                 ("lab5-kl_k3", "return torch.expm1(delta) - delta", "return delta**2 / 2"),
                 ("lab5-kl_k3-tests", "check_kl_k3", "check_kl_k2"),
-                ("lab5-kl_k3-tests", "Passed: zero where the two agree, and never below.", "Passed: zero where the two agree, and never below it."),
+                (
+                    "lab5-kl_k3-tests",
+                    "Passed: zero where the two agree, and never below.",
+                    "Passed: zero where the two agree, and never below it.",
+                ),
             ],
             "k1": [
-                ("lab5-10", "It is never negative, and right on\naverage:", "It is right on\naverage, though negative for many a token:"),
+                ("lab5-10", K3, "It is right on\naverage, though negative for many a token:"),
                 ("lab5-10", "k_3 = e^{\\delta} - 1 - \\delta", "k_1 = -\\delta"),
-                ("lab5-10", "Where the two models agree, $\\delta$ is tiny, and $e^\\delta - 1$ loses its digits in float32. There is a function that does not.\n\n", ""),
+                ("lab5-10", PRECISION, ""),
                 ("lab5-kl_k3", "k3 estimate", "k1 estimate"),
                 ("lab5-kl_k3", "return torch.expm1(delta) - delta", "return -delta"),
                 ("lab5-kl_k3-tests", "check_kl_k3", "check_kl_k1"),
-                ("lab5-kl_k3-tests", "zero where the two agree, and never below.", "right on average, and of either sign."),
+                (
+                    "lab5-kl_k3-tests",
+                    "zero where the two agree, and never below.",
+                    "right on average, and of either sign.",
+                ),
             ],
         },
         "mean": {
             "sequence": [],
             "token": [
-                ("lab5-13", "take the mean over the tokens of each completion, then the\nmean over completions:",
-                 "take the mean over all\nsampled tokens of the batch, so that each token weighs the same:"),
-                ("lab5-13", "\\frac1B \\sum_i \\frac1{|o_i|} \\sum_t", "\\frac1{\\sum_i |o_i|} \\sum_i \\sum_t"),
+                (
+                    "lab5-13",
+                    "take the mean over the tokens of each completion, then the\nmean over completions:",
+                    "take the mean over all\nsampled tokens of the batch, all with the same weight:",
+                ),
+                (
+                    "lab5-13",
+                    "\\frac1B \\sum_i \\frac1{|o_i|} \\sum_t",
+                    "\\frac1{\\sum_i |o_i|} \\sum_i \\sum_t",
+                ),
                 ("lab5-grpo_loss", "with the paper's mean", "with the mean over tokens"),
-                ("lab5-grpo_loss", "return (per_token.sum(1) / mask.sum(1)).mean()", "return per_token.sum() / mask.sum()"),
+                (
+                    "lab5-grpo_loss",
+                    "return (per_token.sum(1) / mask.sum(1)).mean()",
+                    "return per_token.sum() / mask.sum()",
+                ),
                 ("lab5-grpo_loss-tests", "check_grpo_loss", "check_token_mean_loss"),
-                ("lab5-grpo_loss-tests", "Passed: this is the loss of the paper.", "Passed: this is the loss with the mean over tokens."),
+                (
+                    "lab5-grpo_loss-tests",
+                    "Passed: this is the loss of the paper.",
+                    "Passed: this is the loss with the mean over tokens.",
+                ),
             ],
         },
     },
-}  # fmt: skip
-OWN = ("check_sample_whiten", "check_bessel_advantages", "check_token_mean_loss")  # of nanogrpo.teach.variants
+}
+OWN = (
+    "check_sample_whiten",
+    "check_bessel_advantages",
+    "check_token_mean_loss",
+)  # of nanogrpo.teach.variants
 # A variant's graded cell calls no other check of the step: they belong to the book's variant.
 DROPPED = {
     "check_kl_k1": ("check_kl_k3_precision",),
@@ -79,7 +117,7 @@ DROPPED = {
 
 
 class VariantError(ValueError):
-    """A text that a variant replaces does not stand there exactly once: the lab has changed, so change it here."""
+    """A text that a variant replaces does not stand there exactly once: the lab has changed."""
 
 
 def chosen(course: str) -> dict[str, dict[str, str]]:

@@ -1,10 +1,10 @@
 """Diagnoses of lab 6: what an answer looks like, and when it is right.
 
-    >>> check_answer({"part": "kl_penalty", "metric": "kl", "step": 4}, "kl_penalty", {"kl": 3, "reward": 6})
-    >>> answer = {"part": "kl_penalty", "metric": "length", "step": 4}
-    >>> check_answer(answer, "kl_penalty", {"kl": 3, "reward": 6})  # doctest: +IGNORE_EXCEPTION_DETAIL
-    Traceback (most recent call last):
-    CheckFailed: The part is right. In 'length' this run does what right runs do.
+>>> check_answer({"part": "kl_penalty", "metric": "kl", "step": 4}, "kl_penalty", {"kl": 3, "reward": 6})
+>>> answer = {"part": "kl_penalty", "metric": "length", "step": 4}
+>>> check_answer(answer, "kl_penalty", {"kl": 3, "reward": 6})  # doctest: +IGNORE_EXCEPTION_DETAIL
+Traceback (most recent call last):
+CheckFailed: The part is right. In 'length' this run does what right runs do.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ from collections.abc import Mapping
 from nanogrpo.teach.check import CheckFailed
 
 PARTS = (
-    "clipped_surrogate", "completion_mask", "importance_ratio", "kl_penalty", "logprobs_of", "token_logprobs", "none",
-)  # fmt: skip
+    "clipped_surrogate",
+    "completion_mask",
+    "importance_ratio",
+    "kl_penalty",
+    "logprobs_of",
+    "token_logprobs",
+    "none",
+)
 METRICS = ("reward", "length", "clipped", "kl")
 
 
 def check_form(answer: object, steps: int = 24) -> None:
-    """A diagnosis is ``{"part": ..., "metric": ..., "step": ...}``; metric and step are None if nothing is wrong.
+    """A diagnosis is ``{"part": ..., "metric": ..., "step": ...}``; the last two are None for a sound run.
 
     Raises:
         CheckFailed: It is something else; the message says what may stand there.
@@ -48,7 +54,8 @@ def check_answer(answer: Mapping, part: str, shows: Mapping[str, int]) -> None:
     Args:
         answer: The student's.
         part: The broken one, or ``"none"``.
-        shows: The metrics in which the run leaves what right runs do, with the first step of leaving. An answer
+        shows: The metrics in which the run leaves what right runs do, with the first step of leaving. An
+        answer
             may be off by two steps, or by four tenths of the step.
 
     Raises:

@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
     add = top.add_argument
     add("files", nargs="+", type=Path, help="notebooks, or folders that hold some")
     add("--source", type=Path, default=SOURCE, help=f"the labs with their hidden tests (default: {SOURCE})")
-    add("--csv", type=Path, help="write the grades, in the columns of Canvas")
+    add("--csv", type=Path, help="write the points of each step")
+    add("--canvas", type=Path, metavar="CSV", help="write the totals for an import into Canvas")
     add("--gradescope", type=Path, metavar="JSON", help="write results.json of the one notebook")
     add("--seconds", type=float, default=60.0, help="time limit of a cell (default: 60)")
     add("--memory", type=float, default=4.0, help="memory limit of a notebook in GiB, on Linux (default: 4)")
@@ -69,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     root = given.files[0] if given.files[0].is_dir() else given.files[0].parent
     if given.csv:
         report.write_csv(graded, given.csv, root)
+    if given.canvas:
+        report.write_canvas(graded, given.canvas, root)
     if given.gradescope:
         report.write_gradescope(graded[0], given.gradescope)
     print(f"{len(graded)} notebooks, {sum(one.points for one in graded):g} points in all")

@@ -1,20 +1,20 @@
-"""What a graded cell may rely on, whatever the notebook did before it: the package, torch and Python as they were.
+"""What a graded cell may rely on, whatever the notebook did before: the package, torch, Python as they were.
 
-A student's function runs in the same process as the check, since a check differentiates it, trains with it and
-looks at what it changed. So nothing here is a wall; it is four fences, and each is tested with cheats:
+A student's function runs in the same process as the check, since a check differentiates it, trains with it
+and looks at what it changed. So nothing here is a wall. There are four fences, and each is tested with
+cheats:
 
 1. What a notebook replaced in the package, in torch or in Python is put back before a graded cell, and after
-   each call of a student's function.
-2. A graded cell runs in a namespace of its own: the imports are the source's, the student gives the functions.
-3. A student's code may not look at its callers, search the memory, or end other processes.
-4. A graded cell that also accepts *spoiled* answers, each number another one, is not believed.
+   each call of a student's function: :class:`Snapshot`.
+2. A graded cell runs in a namespace of its own: the imports are the source's, the student gives the answers,
+   and their results are plain: :mod:`.results`.
+3. A student's code may not look at its callers, search the memory, or end other processes: :func:`forbid`.
+4. A graded cell that accepts *spoiled* answers as well, each number another one, is not believed.
 """
 
 from __future__ import annotations
 
 import builtins
-import functools
-import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -82,7 +82,9 @@ class Snapshot:
         for function, code, cells in self.functions:
             changed += _mend(function, code, cells)
         for now, before in self.contents:
-            if len(now) != len(before) or any(a is not b for a, b in zip(_flat(now), _flat(before), strict=True)):
+            if len(now) != len(before) or any(
+                a is not b for a, b in zip(_flat(now), _flat(before), strict=True)
+            ):
                 now.clear()
                 now.extend(before) if isinstance(now, list) else now.update(before)
                 changed.append("a table of the package")
@@ -151,59 +153,6 @@ def calm() -> None:
     torch.set_grad_enabled(True)
 
 
-def plain(value):
-    """A result as torch and Python have it: a class of the student's own could compare as it likes."""
-    if isinstance(value, torch.Tensor) and type(value) not in (torch.Tensor, torch.nn.Parameter):
-        with torch._C.DisableTorchFunctionSubclass():
-            return value.as_subclass(torch.Tensor)
-    if isinstance(value, tuple | list):
-        return (tuple if isinstance(value, tuple) else list)(plain(part) for part in value)
-    if isinstance(value, dict):
-        return {plain(key): plain(part) for key, part in value.items()}
-    for kind in (bool, int, float, complex, str):
-        if isinstance(value, kind):
-            return value if type(value) is kind else kind.__new__(kind, value)
-    return value
-
-
-def spoil(value):
-    """Another result of the same kind, with other numbers."""
-    if isinstance(value, torch.Tensor):
-        if value.dtype == torch.bool:
-            return ~value
-        return value * 1.5 + 0.5 if value.is_floating_point() or value.is_complex() else value + 1
-    if isinstance(value, tuple | list):
-        return type(value)(spoil(part) for part in value)
-    if isinstance(value, dict):
-        return {key: spoil(part) for key, part in value.items()}
-    if isinstance(value, str):
-        return value + "?"
-    return not value if isinstance(value, bool) else value * 1.5 + 0.5 if isinstance(value, int | float) else None
-
-
-def guarded(value, restore: Callable[[], list[str]], spoiled: bool = False, watch: Callable | None = None):
-    """What a graded cell gets for a student's function: its results are plain, and what it replaced is put back."""
-    after = (lambda result: spoil(plain(result))) if spoiled else plain
-    if not isinstance(value, types.FunctionType | types.MethodType | functools.partial):
-        return after(value) if not callable(value) else value
-
-    @functools.wraps(value, updated=())
-    def function(*arguments, **options):
-        if watch:
-            sys.setprofile(watch)
-        try:
-            result = value(*arguments, **options)
-        finally:
-            sys.setprofile(None)
-            restore()
-        return after(result)
-
-    if inspect.isfunction(value):
-        function.__signature__ = inspect.signature(value)
-    del function.__wrapped__
-    return function
-
-
 def forbid(is_students: Callable[[str], bool]) -> None:
     """From now on a student's code may not look at its callers, search the memory, or end other processes.
 
@@ -215,7 +164,12 @@ def forbid(is_students: Callable[[str], bool]) -> None:
     def hook(event: str, arguments: tuple) -> None:
         if inside or not event.startswith(FORBIDDEN + FRAMES):
             return
-        if event == "object.__getattr__" and arguments[1] not in ("tb_frame", "gi_frame", "cr_frame", "ag_frame"):
+        if event == "object.__getattr__" and arguments[1] not in (
+            "tb_frame",
+            "gi_frame",
+            "cr_frame",
+            "ag_frame",
+        ):
             return
         inside.append(event)
         try:

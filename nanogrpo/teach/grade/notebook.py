@@ -1,4 +1,4 @@
-"""Notebooks of a lab: what they hold, which lab a submission is, and what of it is run."""
+"""Notebooks of a lab: what they hold, and which lab a submission is."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import nbformat
 from nbformat import NotebookNode
 
 from nanogrpo.errors import NanoGRPOError
-
-HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n.*?### END HIDDEN TESTS\n?", re.DOTALL)
 
 
 class SubmissionError(NanoGRPOError, ValueError):
@@ -40,21 +38,6 @@ def is_test(cell: NotebookNode) -> bool:
 def is_written(cell: NotebookNode) -> bool:
     """A cell that a person grades."""
     return bool(nbgrader(cell).get("grade")) and bool(nbgrader(cell).get("solution"))
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One code cell to run: the student's, or, with a ``step``, a graded cell of the source.
-
-    Attributes:
-        source: Its code.
-        step: The id of the graded cell; None for a student's.
-        given: Names that a graded cell takes from the student's notebook.
-    """
-
-    source: str
-    step: str | None = None
-    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +128,8 @@ def labs_in(path: Path) -> list[Lab]:
     labs = [lab for lab in labs if lab.tests]
     if not labs:
         raise SubmissionError(
-            f"no source of a lab in {path}: name the folder or the notebook with --source. It is the one with "
-            "solutions and hidden tests, in book/labs/source"
+            f"no source of a lab in {path}: name the folder or the notebook with --source. It is that "
+            "with solutions and hidden tests, in book/labs/source"
         )
     return labs
 
@@ -161,7 +144,9 @@ def lab_of(submitted: NotebookNode, labs: Sequence[Lab], path: Path) -> Lab:
     def likeness(lab: Lab) -> tuple[int, bool]:
         ids = {nbgrader(cell).get("grade_id") for cell in submitted.cells}
         ids |= {cell.get("id") for cell in submitted.cells}
-        own = {name for cell in lab.notebook.cells for name in (nbgrader(cell).get("grade_id"), cell.get("id"))}
+        own = {
+            name for cell in lab.notebook.cells for name in (nbgrader(cell).get("grade_id"), cell.get("id"))
+        }
         written = set().union(*(defined(c.source) for c in submitted.cells if c.cell_type == "code"))
         headed = any(lab.title in cell.source for cell in submitted.cells)
         return len((ids & own) - {None}) + len(written & lab.names) + 10 * headed, lab.name in path.stem
@@ -171,51 +156,3 @@ def lab_of(submitted: NotebookNode, labs: Sequence[Lab], path: Path) -> Lab:
         known = ", ".join(lab.name for lab in labs)
         raise SubmissionError(f"{path} has no cell of any lab ({known})")
     return best
-
-
-def plan(submitted: NotebookNode, lab: Lab) -> list[Piece]:
-    """What is run, in order: the submitted code, with the source's graded cells in place of the submitted ones.
-
-    A graded cell is found by nbgrader's id (the last of several, as nbgrader does), by the cell's own id, or by
-    its text. One that is missing comes right after the step's answer, or last. Every other cell that looks
-    like a graded one is run as the student's own.
-    """
-    places = {step: _place(step, lab, submitted.cells) for step in lab.tests}
-    replaced = {index: step for step, (index, found) in places.items() if found}
-    after: dict[int, list[str]] = {}
-    for step, (index, found) in places.items():
-        if not found:
-            after.setdefault(index, []).append(step)
-    pieces = []
-    for index, cell in enumerate(submitted.cells):
-        if index in replaced:
-            pieces.append(_graded(replaced[index], lab))
-        elif cell.cell_type == "code":
-            pieces.append(Piece(cell.source))
-        pieces += [_graded(step, lab) for step in after.get(index, [])]
-    return pieces + [_graded(step, lab) for step in after.get(-1, [])]
-
-
-def _place(step: str, lab: Lab, cells: Sequence[NotebookNode]) -> tuple[int, bool]:
-    """Where a graded cell belongs, and whether it is there."""
-    test = lab.tests[step]
-    shown = "".join(HIDDEN.sub("", test.source).split())
-    for same in (
-        lambda cell: nbgrader(cell).get("grade_id") == step,
-        lambda cell: cell.get("id") == test.get("id", ""),
-        lambda cell: cell.cell_type == "code" and "".join(cell.source.split()) == shown,
-    ):
-        found = [index for index, cell in enumerate(cells) if same(cell)]
-        if found:
-            return found[-1], True
-    ids = [name for cell in lab.notebook.cells if (name := nbgrader(cell).get("grade_id"))]
-    there = {nbgrader(cell).get("grade_id"): index for index, cell in enumerate(cells)}
-    before = [there[name] for name in ids[: ids.index(step)] if name in there]
-    return (before[-1] if before else -1), False
-
-
-def _graded(step: str, lab: Lab) -> Piece:
-    source = lab.tests[step].source
-    nodes = list(ast.walk(ast.parse(source)))
-    read = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    return Piece(source, step, tuple(sorted(read & lab.names)))

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanogrpo.teach.grade.notebook import Lab, Piece, SubmissionError, is_test, lab_of, plan, read
+from nanogrpo.teach.grade.notebook import Lab, SubmissionError, lab_of, read
+from nanogrpo.teach.grade.plan import Piece, plan
 
 START = 180.0  # seconds that a process may take to import torch
 GRACE = 3.0  # seconds between an interrupt and the end
@@ -78,10 +79,14 @@ def grade(path: Path, labs: Sequence[Lab], options: Options = Options()) -> Grad
         return Graded(path, error=str(error))
     results = run(plan(submitted, lab), lab, options)
     if options.watch:
-        results = {name: (said, _unlike(note, _model_calls(lab)[name])) for name, (said, note) in results.items()}
-    return Graded(path, lab, [
-        Step(name, 0.0 if results[name][0] else most, most, *results[name]) for name, most in lab.points.items()
-    ])  # fmt: skip
+        results = {
+            name: (said, _unlike(note, _model_calls(lab)[name])) for name, (said, note) in results.items()
+        }
+    steps = [
+        Step(name, 0.0 if results[name][0] else most, most, *results[name])
+        for name, most in lab.points.items()
+    ]
+    return Graded(path, lab, steps)
 
 
 @functools.cache
@@ -108,7 +113,7 @@ def run(pieces: list[Piece], lab: Lab, options: Options) -> dict[str, tuple[str,
     A cell that does not end is interrupted. If that does not help, or if it takes the process with it, a new
     process runs the notebook again without that cell.
     """
-    imports = [cell.source for cell in lab.notebook.cells if cell.cell_type == "code" and not is_test(cell)]
+    imports = [cell.source for cell in lab.notebook.cells if cell.cell_type == "code"]
     results: dict[str, tuple[str, str]] = {}
     skip: set[int] = set()
     steps = {index: piece.step for index, piece in enumerate(pieces) if piece.step}

@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanogrpo.teach.grade.process import Graded
+from nanogrpo.teach.grade.process import Graded, Step
 
-# A notebook in the archive that Canvas makes of all submissions: name, perhaps LATE, id of the user, of the file.
+# A notebook in the archive that Canvas makes: name, perhaps LATE, id of the user, of the file.
 CANVAS = re.compile(r"^(?P<student>[^_]+)_(?:LATE_)?(?P<id>\d+)_\d+_")
 
 
@@ -40,29 +40,53 @@ def table(graded: Sequence[Graded]) -> str:
 
 
 def write_csv(graded: Sequence[Graded], path: Path, root: Path) -> None:
-    """Canvas's columns, then the file, each step, and what is worth a look; one table for each lab.
-
-    Canvas imports the columns ``Student`` to the lab's title, and wants the row ``Points Possible`` first.
-    """
+    """Points of each step, and what is worth a look; a file for each lab if there are several."""
     labs = {one.lab.name: one.lab for one in graded if one.lab}
     for lab in labs.values():
-        own = [one for one in graded if one.lab and one.lab.name == lab.name]
         target = path if len(labs) == 1 else path.with_stem(f"{path.stem}-{lab.name}")
-        names = [name.removesuffix("-tests") for name in lab.points]
+        steps = [name.removesuffix("-tests") for name in lab.points]
         with target.open("w", newline="", encoding="utf-8") as file:
             out = csv.writer(file)
-            out.writerow(["Student", "ID", "SIS User ID", "SIS Login ID", "Section", lab.title, "file", *names, "look"])
-            most = list(lab.points.values())
-            out.writerow(["    Points Possible", "", "", "", "", f"{sum(most):g}", "", *map("{:g}".format, most), ""])
-            for one in own:
-                name, number = student(one.path, root)
-                notes = "; ".join(f"{s.name.removesuffix('-tests')} {s.note}" for s in one.steps if s.note)
-                points = [f"{step.points:g}" for step in one.steps]
-                out.writerow([name, number, "", "", "", f"{one.points:g}", one.path.name, *points, notes])
+            out.writerow(["student", "id", "file", *steps, "points", "of", "look"])
+            for one in graded:
+                if one.lab is lab:
+                    noted = [step for step in one.steps if step.note]
+                    notes = "; ".join(f"{step.name.removesuffix('-tests')} {step.note}" for step in noted)
+                    points = [f"{step.points:g}" for step in one.steps]
+                    total = [f"{one.points:g}", f"{one.most:g}"]
+                    out.writerow([*student(one.path, root), one.path.name, *points, *total, notes])
+
+
+def write_canvas(graded: Sequence[Graded], path: Path, root: Path) -> None:
+    """A table that Canvas's gradebook imports: a column for each lab, a first row with the points possible.
+
+    Canvas takes any other column for an assignment, so there is none.
+    """
+    labs = {one.lab.name: one.lab for one in graded if one.lab}
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for one in graded:
+        if one.lab:
+            rows.setdefault(student(one.path, root), {})[one.lab.name] = one.points
+    with path.open("w", newline="", encoding="utf-8") as file:
+        out = csv.writer(file)
+        titles = [lab.title for lab in labs.values()]
+        out.writerow(["Student", "ID", "SIS User ID", "SIS Login ID", "Section", *titles])
+        most = [f"{sum(lab.points.values()):g}" for lab in labs.values()]
+        out.writerow(["    Points Possible", "", "", "", "", *most])
+        for (name, number), points in rows.items():
+            got = [f"{points[lab]:g}" if lab in points else "" for lab in labs]
+            out.writerow([name, number, "", "", "", *got])
 
 
 def write_gradescope(one: Graded, path: Path) -> None:
-    """``results.json`` of one submission, as Gradescope's autograder reads it."""
+    """``results.json`` of one submission, as Gradescope's autograder reads it.
+
+    What a graded cell tagged ``after-due`` says would help to guess: students see it when the time is up.
+    """
+
+    def tags(step: Step) -> list[str]:
+        return one.lab.tests[step.name].metadata.get("tags", [])
+
     tests = [
         {
             "name": step.name.removesuffix("-tests"),
@@ -70,6 +94,7 @@ def write_gradescope(one: Graded, path: Path) -> None:
             "max_score": step.most,
             "status": "passed" if step.points else "failed",
             "output": step.said or "Passed.",
+            "visibility": "after_due_date" if "after-due" in tags(step) else "visible",
         }
         for step in one.steps
     ]

@@ -1,8 +1,8 @@
 """The process that runs one notebook: ``python -m nanogrpo.teach.grade.worker``, started by :mod:`.process`.
 
-It reads the cells from its standard input, and writes a line when a cell begins and one when it ends. Each line
-carries a word that only the two processes know, so a notebook cannot write one. This file keeps nothing in
-modules that a notebook could import.
+It reads the cells from its standard input, and writes a line when a cell begins and one when it ends. Each
+line carries a word that only the two processes know, so a notebook cannot write one. This file keeps nothing
+in modules that a notebook could import.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ def channel(word: str):
         os.dup2(nothing, number)
 
     def tell(*what) -> None:
-        write(private, (" ".join([word, *(str(part).encode("utf-8", "replace").hex() for part in what)]) + "\n").encode())
+        write(
+            private,
+            (
+                " ".join([word, *(str(part).encode("utf-8", "replace").hex() for part in what)]) + "\n"
+            ).encode(),
+        )
 
     return tell
 
@@ -71,7 +76,7 @@ def student_shell():
 
 
 def imports(sources: list[str]) -> dict:
-    """What the source's own cells import: a graded cell gets it from here."""
+    """What the source's own cells import, done before anything else: a graded cell gets it from here."""
     from IPython.core.inputtransformer2 import TransformerManager
 
     names = {"__name__": "graded", "__builtins__": __builtins__}
@@ -89,7 +94,7 @@ def caller_watch(found: set, package: str):
         code, back = frame.f_code, frame.f_back
         if event != "call" or not code.co_filename.startswith(package) or back is None:
             return
-        direct = back.f_code.co_filename.startswith(CELL) or back.f_code.co_filename.endswith("guard.py")
+        direct = back.f_code.co_filename.startswith(CELL) or back.f_code.co_filename.endswith("results.py")
         if direct and os.sep + "teach" + os.sep not in code.co_filename:
             module = os.path.relpath(code.co_filename, package).removesuffix(".py").replace(os.sep, ".")
             found.add(f"{module}.{getattr(code, 'co_qualname', code.co_name)}")
@@ -110,13 +115,12 @@ class Run:
 
     def __init__(self, job: dict):
         import nanogrpo.teach
-        from nanogrpo.teach import check, museum  # noqa: F401  what graded cells and students import later
-        from nanogrpo.teach.grade import guard
+        from nanogrpo.teach.grade import guard, results
 
         for name in [name for name in sys.modules if name.startswith("nanogrpo.teach.grade")]:
             del sys.modules[name]
         del nanogrpo.teach.grade
-        self.guard, self.package = guard, os.path.dirname(nanogrpo.__file__) + os.sep
+        self.guard, self.results, self.package = guard, results, os.path.dirname(nanogrpo.__file__) + os.sep
         self.trusted = imports(job["imports"])
         self.shell = student_shell()
         self.shell.compile.get_code_name = lambda raw, code, number: f"{CELL}{number}>"
@@ -155,7 +159,7 @@ class Run:
         names, own = dict(self.trusted), self.shell.user_ns
         for name in given:
             if name in own:
-                names[name] = self.guard.guarded(own[name], self.near.restore, spoiled, watch)
+                names[name] = self.results.guarded(own[name], self.near.restore, spoiled, watch)
             else:
                 names.pop(name, None)
         try:
