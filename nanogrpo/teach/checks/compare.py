@@ -37,8 +37,8 @@ def call(function: Callable, *arguments, **options):
     for i, now, before in tensors:
         if not torch.equal(now.detach().nan_to_num(), before.nan_to_num()):
             raise CheckFailed(
-                f"Your function changes its argument {i + 1} in place: the caller still needs it. "
-                "Use operations without a trailing underscore, or clone first."
+                f"Your function changes its argument {i + 1} in place: the caller still needs it. Use "
+                "operations without a trailing underscore, or clone first."
             )
     if result is None:
         raise CheckFailed("Your function returns None: is its return missing?")
@@ -110,8 +110,7 @@ def _guesses(
     if first is not None and not _same(first, second):
         raise CheckFailed(
             "Two calls with the same arguments give different answers: your function draws numbers of its "
-            "own, or "
-            "keeps something from one call to the next."
+            "own, or keeps something from one call to the next."
         )
     if _same(first, third) and not _same(_quietly(reference, plain, part), _quietly(reference, others, part)):
         raise CheckFailed("Your function returns the same for other arguments: they have no influence.")
@@ -239,8 +238,8 @@ def _difference(what: str, got: Tensor, expected: Tensor, where: Tensor | None) 
     gap = gap if where is None else gap.masked_fill(~where, 0)
     place = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))
     return (
-        f"{what}, shape {tuple(got.shape)}, is {got[place].item():.4g} at {list(place)}, "
-        f"expected {expected[place].item():.4g}"
+        f"{what}, shape {tuple(got.shape)}, is {got[place].item():.4g} at {list(place)}, expected "
+        f"{expected[place].item():.4g}"
     )
 
 

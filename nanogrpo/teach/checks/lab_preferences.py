@@ -41,9 +41,9 @@ def check_preference_probs(implementation: Callable, draw: Draw) -> None:
         (torch.sigmoid(a / tau), "You judge a alone: only the difference of the two scores counts."),
         (torch.sigmoid((a + b) / tau), "You add the scores: only their difference counts."),
         (torch.sigmoid(gap.abs() / tau), "The sign of the difference is lost: a better b is not preferred to "
-         "a."),
+                                         "a."),
         (a.abs() / (a.abs() + b.abs()), "These are shares of the points: take the sigmoid of the "
-         "difference."),
+                                        "difference."),
     ]
     agree("the probability", implementation, reward_model.preference_probs, (a, b, tau), mistakes)
 
@@ -66,8 +66,7 @@ def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
         (
             (probs > 0.5).float().mean(),
             "This is the share of pairs in which a is better: average the probability that the label agrees "
-            "with the "
-            "better one.",
+            "with the better one.",
         ),
         (best, "This is one number a pair: take the mean."),
         (best.sum(), "This is the sum: take the mean."),
@@ -108,8 +107,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
         (
             above.mean(),
             "A tie counts as wrong: a model that says the same of everything would score 0, and a coin 0.5. "
-            "Count "
-            "ties half.",
+            "Count ties half.",
         ),
         (
             (above + ties).mean(),
@@ -118,7 +116,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
         ),
         (near.mean(), "Scores that are close count as ties: a tie is a pair of equal scores."),
         (torch.where(gap.abs() < 0.05, 0.5, above).mean(), "Scores that are close count as ties: compare "
-         "with ==."),
+                                                           "with ==."),
         (above.sum() / (1 - ties).sum(), "You leave ties out: they count half."),
         ((above + ties / 4).mean(), "A tie counts a quarter: count it half."),
         (
@@ -131,7 +129,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
         (gap.mean(), "This is the mean margin: count the pairs."),
         ((chosen > 0).float().mean(), "A score alone says nothing: compare the two of a pair."),
         ((chosen > rejected.mean()).float().mean(), "You compare with the mean of all: compare the two of a "
-         "pair."),
+                                                    "pair."),
         (
             ((chosen[:, None] > rejected).float() + 0.5 * (chosen[:, None] == rejected)).mean(),
             "You compare all texts with all: compare the two of a pair.",
@@ -186,8 +184,8 @@ def _other_bests(scores: Tensor, values: Tensor, n: int) -> list[tuple[Tensor, s
         (values[top].median(), "This is the median of the n best: keep one of n."),
         (
             chosen @ (rank[1:] ** n - rank[:-1] ** n),
-            "This draws with replacement: a subset of n has n different members, so the weights are "
-            "comb(i - 1, n - 1) / comb(N, n).",
+            "This draws with replacement: a subset of n has n different members, so the weights are comb(i - "
+            "1, n - 1) / comb(N, n).",
         ),
         (chosen @ late, "The ranks are one too high: the worst of the pool has rank i = 1."),
         (chosen @ low, "The ranks are one too low: the worst of the pool has rank i = 1."),

@@ -41,11 +41,11 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
     right = other()
     shifted = "The logits at position c predict the token at c + 1: read token t's at position len + t - 1."
     mistakes = [
-        (other(0), f"You score each token with the prediction that follows it: the shift is missing. "
+        (other(0), "You score each token with the prediction that follows it: the shift is missing. "
                    f"{shifted}"),
         (
             other(read=ids.roll(-1, 1)),
-            f"The model has read each token before it predicts it: the shift is missing in what it reads. "
+            "The model has read each token before it predicts it: the shift is missing in what it reads. "
             f"{shifted}",
         ),
         (other(-2), f"You shift twice: each token is scored one prediction too early. {shifted}"),
@@ -94,8 +94,7 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
         (
             at_one,
             f"The temperature {temperature} is ignored: these are log-probs of temperature 1, those of "
-            "another "
-            "policy than the one that sampled. Divide the logits by it.",
+            "another policy than the one that sampled. Divide the logits by it.",
         ),
         (
             at_one / temperature,
@@ -146,9 +145,8 @@ def check_choose(implementation: Callable, draw: Draw) -> None:
         (
             rollout.logprobs_of(logits, tokens),
             f"The log-probs are those of temperature 1, while the tokens were sampled at {temperature}: the "
-            "first "
-            "ratio of new to old policy will not be 1. Take the log of the probabilities that you sample "
-            "from.",
+            "first ratio of new to old policy will not be 1. Take the log of the probabilities that you "
+            "sample from.",
         ),
         (probs.gather(1, tokens[:, None]).squeeze(1), "You return probabilities: take their logarithm."),
         (probs.amax(1).log(), "These are log-probs of the most probable token, not of the one that you "
@@ -204,8 +202,7 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
         i = int((tokens != of()).nonzero()[0])
         raise CheckFailed(
             "The tokens do not follow from uniforms: all chance comes from there, so that the same numbers "
-            "give the "
-            f"same tokens. {own}. (Row {i}: u = {uniforms[i]:.3f}, sums "
+            f"give the same tokens. {own}. (Row {i}: u = {uniforms[i]:.3f}, sums "
             f"{[round(x, 3) for x in torch.softmax(logits[i] / temperature, -1).cumsum(-1).tolist()]}, token "
             f"{int(tokens[i])}, expected {int(of()[i])}.)"
         )
@@ -223,8 +220,8 @@ def _at_one(implementation: Callable, draw: Draw, temperature: float) -> None:
         worst = "" if isinstance(tokens, CheckFailed) else f", token {int(tokens[tokens != last][0])}"
         raise CheckFailed(
             f"At u = 1 the last token, {last}, is expected{worst}: the last sum of cumsum may miss 1 by a "
-            "rounding, and "
-            f"then no sum reaches u. Compare with u times the last sum, or limit the ids to {last}."
+            "rounding, and then no sum reaches u. Compare with u times the last sum, or limit the ids to "
+            f"{last}."
         ) from (tokens if isinstance(tokens, CheckFailed) else None)
 
 
@@ -245,14 +242,12 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
         (
             ends.cumsum(1) == 0,
             f"The EOS is left out of the mask: it was sampled too, so lengths are {sizes}; without it in the "
-            "mask the "
-            "decision to stop is never trained.",
+            "mask the decision to stop is never trained.",
         ),
         (
             ~ends,
             "You mask out the EOS and keep what stands after it: it is the other way round. The first EOS "
-            "was sampled "
-            "and belongs to the completion, what follows was not.",
+            "was sampled and belongs to the completion, what follows was not.",
         ),
         (ids != PAD, "You mask out padding only: tokens after the first EOS were not sampled, whatever their "
                      "id."),
@@ -265,8 +260,8 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
             (ends.flip(1).cumsum(1).flip(1) > 0) | ~ends.any(1, keepdim=True),
             f"The mask goes up to the last EOS. {one}",
         ),
-        (right & ends.any(1, keepdim=True), f"A row without EOS is masked out: it was cut off, and counts "
-         f"whole. {one}"),
+        (right & ends.any(1, keepdim=True), "A row without EOS is masked out: it was cut off, and counts "
+                                            f"whole. {one}"),
         (
             torch.arange(T) <= ends.int().argmax(1, keepdim=True),
             f"A row without EOS counts as if it had one at 0, where argmax finds nothing. {one}",
@@ -297,8 +292,7 @@ def check_generate(implementation: Callable, draw: Draw) -> None:
         (
             right.lengths - ended,
             "The EOS is left out of the mask: it was sampled, it has a log-prob, and without it in the mask "
-            "the "
-            "decision to stop is never trained.",
+            "the decision to stop is never trained.",
         ),
         (torch.full_like(right.lengths, right.lengths.max()), "Tokens after the EOS are in the mask."),
         (right.lengths + ended, "The mask goes one token beyond the EOS."),
