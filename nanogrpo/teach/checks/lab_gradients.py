@@ -48,8 +48,10 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
         ),
         (-A.expand(B, T) / B, "Padding gets a gradient: mask the log-probs before you add them up."),
         (right * B, f"You add up the {B} rows: take their mean."),
-        (right / n, "You divide each row by its length: a log-prob of a completion is the SUM of its "
-                    "tokens'."),
+        (
+            right / n,
+            "You divide each row by its length: a log-prob of a completion is the SUM of its tokens'.",
+        ),
         (
             right * B / mask.sum(),
             f"You divide by the {int(mask.sum())} tokens of the batch, and not by its {B} rows.",
@@ -107,10 +109,14 @@ def check_exact_gradient(implementation: Callable, draw: Draw) -> None:
         ),
         ((probs * rewards)[:, None] * scores, "Add up the completions: axis 0."),
         (right / right.norm(), "This has length 1: the gradient's length counts, too."),
-        (probs[best] * rewards[best] * scores[best], "This is the best completion alone: add up all of "
-                                                     "them."),
-        (probs[likely] * rewards[likely] * scores[likely], "This is the likeliest completion alone: add "
-                                                           "all."),
+        (
+            probs[best] * rewards[best] * scores[best],
+            "This is the best completion alone: add up all of them.",
+        ),
+        (
+            probs[likely] * rewards[likely] * scores[likely],
+            "This is the likeliest completion alone: add all.",
+        ),
     ]
     agree("the gradient", implementation, _exact, (probs, rewards, scores), mistakes)
 

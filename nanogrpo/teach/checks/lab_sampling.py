@@ -28,9 +28,7 @@ def _complete(
     return torch.stack([torch.cat(tokens).to(uniforms), torch.cat(logprobs)])
 
 
-def _case(
-    draw: Draw, N: int, wanted: Callable[[int], bool]
-) -> tuple[GPT, Tensor, Tensor, int, Tensor, int]:
+def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[GPT, Tensor, Tensor, int, Tensor, int]:
     """A completion of a wanted length (above N: no end): what to call with, all its tokens, its length."""
     while True:
         eos = draw.integer(0, 5)

@@ -34,11 +34,11 @@ from nanogrpo.teach.checks.registry import CheckFailed, register
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
     "through the graph a second time": "backward runs twice through one graph: the log-probs belong inside "
-                                       "the loop. Each update has moved the policy, so the next one must ask "
-                                       "it again.",
+    "the loop. Each update has moved the policy, so the next one must ask "
+    "it again.",
     "modified by an inplace operation": "A weight was changed after the log-probs were computed and before "
-                                        "backward: call backward first, then optimizer.step(). The log-probs "
-                                        "of an update are computed anew.",
+    "backward: call backward first, then optimizer.step(). The log-probs "
+    "of an update are computed anew.",
 }
 
 
@@ -49,8 +49,10 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
     centered, std = r - r.mean(1, keepdim=True), r.std(1, keepdim=True, correction=0)
     seen = "where rewards differ by thousandths only: eps = 1e-4 is added to the standard deviation."
     mistakes = [
-        (torch.zeros_like(r), "The groups are not tied, though their rewards are close: compare max and "
-                              "min."),
+        (
+            torch.zeros_like(r),
+            "The groups are not tied, though their rewards are close: compare max and min.",
+        ),
         (centered / std, f"There is no eps, {seen}"),
         (centered / (std**2 + 1e-4).sqrt(), f"eps stands under the root, {seen}"),
         *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
@@ -166,9 +168,12 @@ def _wrong_updates(
     """How far the usual mistakes move the weights; computed only where there is one."""
     known, start = (policy, reference, sampled, A, beta, lr), _flat(policy)
     everywhere = replace(sampled, completion_mask=torch.ones_like(sampled.completion_mask))
-    yield torch.zeros_like(start), (
-        "The policy's weights have not moved: backward fills the gradients, then optimizer.step() uses them. "
-        "It is policy itself that is trained, not a copy."
+    yield (
+        torch.zeros_like(start),
+        (
+            "The policy's weights have not moved: backward fills the gradients, then optimizer.step() uses them. "
+            "It is policy itself that is trained, not a copy."
+        ),
     )
     times = f"go through the batch num_updates = {updates} times."
     cleared = "The gradients of earlier updates are still there: optimizer.zero_grad() belongs into the loop."
@@ -187,23 +192,31 @@ def _wrong_updates(
         *[((*known, n), {}, f"The policy was updated {n} times: {times}") for n in range(2, updates - 1)],
         ((*known, updates + 1), {}, f"The policy was updated once too often: {times}"),
         ((*known, 2 * updates), {}, f"The policy was updated twice as often: {times}"),
-        ((*known, updates), {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it "
-                                          "is."),
+        (
+            (*known, updates),
+            {"sign": -1},
+            "The loss goes up: you ascend. Call backward on the loss as it is.",
+        ),
         ((*known, updates), {"clear": False}, cleared),
         ((*known, updates), {"own": True}, own),
         ((*known, updates), {"how": "token_mean"}, tokens),
         ((*known[:4], 0.0, lr, updates), {}, pull),
         ((policy, policy, *known[2:], updates), {}, pull),
         ((*known[:3], -A, *known[4:], updates), {}, "The sign of the advantages is reversed."),
-        ((*known[:3], A.flip(0), *known[4:], updates), {}, "The advantages are in another order than the "
-                                                           "rows."),
+        (
+            (*known[:3], A.flip(0), *known[4:], updates),
+            {},
+            "The advantages are in another order than the rows.",
+        ),
         (
             (*known[:2], everywhere, *known[3:], updates),
             {},
             "Padding counts as sampled tokens: hand on rollout.completion_mask.",
         ),
-        *[((*known[:4], b, lr, updates), {}, f"beta is {b}, and not {beta:.2f}: hand it "
-                                             "on.") for b in (0.1, 1.0)],
+        *[
+            ((*known[:4], b, lr, updates), {}, f"beta is {b}, and not {beta:.2f}: hand it on.")
+            for b in (0.1, 1.0)
+        ],
     ]:
         yield _improved(*arguments, **options)[0] - start, sentence
 

@@ -131,13 +131,19 @@ def surrogate_mistakes(
         (-r * A, "Nothing is clipped."),
         (-swapped, f"The bounds are swapped: the ratio may count from 1 - {low} to 1 + {high}."),
         (-torch.min(r * A, r.clamp(max=1 + high) * A), "The lower bound, 1 - clip_low, is missing."),
-        (-torch.min(r * A, r.clamp(-low, 1 + high) * A), "The lower bound is 1 - clip_low, not minus "
-                                                         "clip_low."),
+        (
+            -torch.min(r * A, r.clamp(-low, 1 + high) * A),
+            "The lower bound is 1 - clip_low, not minus clip_low.",
+        ),
         (-torch.min(r * A, r.clamp(min=1 - low) * A), "The upper bound, 1 + clip_high, is missing."),
-        (-torch.min(r * A, r.clamp(0.8, 1.2) * A), f"Both bounds are fixed at 0.2, and not {low} and "
-                                                   f"{high}."),
-        (smaller / mask.sum(1, keepdim=True) * -1, "You divide by the length: this is the loss of each "
-                                                   "token."),
+        (
+            -torch.min(r * A, r.clamp(0.8, 1.2) * A),
+            f"Both bounds are fixed at 0.2, and not {low} and {high}.",
+        ),
+        (
+            smaller / mask.sum(1, keepdim=True) * -1,
+            "You divide by the length: this is the loss of each token.",
+        ),
         (-smaller / A, "The advantages are missing."),
     ]
     return [(torch.where(mask, values, 0.0), sentence) for values, sentence in wrong]
@@ -215,9 +221,7 @@ def _penalties(
     ]
 
 
-def policy_loss(
-    logprobs, old_logprobs, ref_logprobs, advantages, mask, how: str = "sequence_mean"
-) -> Tensor:
+def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, how: str = "sequence_mean") -> Tensor:
     """GRPO's loss without KL, both clips at 0.2."""
     ratio = losses.importance_ratio(logprobs, old_logprobs, mask)
     return losses.aggregate(losses.clipped_surrogate(ratio, advantages, mask, 0.2, 0.2), mask, how)
@@ -271,7 +275,6 @@ def check_grpo_loss(implementation: Callable, draw: Draw) -> None:
         (aggregate(with_kl, mask), "The KL is in the loss although beta is 0: multiply it by beta."),
     ]
     batch = (logprobs, old, ref, advantages, mask)
-
 
     def loss(*batch: Tensor) -> Tensor:
         return one_number(call(implementation, *batch))

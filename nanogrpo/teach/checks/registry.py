@@ -1,8 +1,8 @@
 """Where the checks are kept, by name: a function with ``@register()`` above it is a check.
 
-    @register("kl.kl_k1")
-    def check_kl_k1(implementation, draw):
-        \"\"\"k1 = log p - log q. Called as ``f(logprobs, ref_logprobs)``.\"\"\"
+@register("kl.kl_k1")
+def check_kl_k1(implementation, draw):
+    \"\"\"k1 = log p - log q. Called as ``f(logprobs, ref_logprobs)``.\"\"\"
 """
 
 from __future__ import annotations

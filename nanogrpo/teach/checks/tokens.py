@@ -41,8 +41,10 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
     right = other()
     shifted = "The logits at position c predict the token at c + 1: read token t's at position len + t - 1."
     mistakes = [
-        (other(0), "You score each token with the prediction that follows it: the shift is missing. "
-                   f"{shifted}"),
+        (
+            other(0),
+            f"You score each token with the prediction that follows it: the shift is missing. {shifted}",
+        ),
         (
             other(read=ids.roll(-1, 1)),
             "The model has read each token before it predicts it: the shift is missing in what it reads. "
@@ -137,8 +139,9 @@ def check_choose(implementation: Callable, draw: Draw) -> None:
     names = ("the token", "the log-prob of a sampled token")
     tokens, logprobs = parts(call(implementation, logits, uniforms, temperature), names)
     if tuple(tokens.shape) != (N,) or tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise CheckFailed(f"The tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, expected ids "
-                          f"({N},).")
+        raise CheckFailed(
+            f"The tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, expected ids ({N},)."
+        )
     tokens = tokens.long()
     _same_tokens(tokens, logits, uniforms, temperature)
     mistakes = [
@@ -149,8 +152,10 @@ def check_choose(implementation: Callable, draw: Draw) -> None:
             "sample from.",
         ),
         (probs.gather(1, tokens[:, None]).squeeze(1), "You return probabilities: take their logarithm."),
-        (probs.amax(1).log(), "These are log-probs of the most probable token, not of the one that you "
-                              "chose."),
+        (
+            probs.amax(1).log(),
+            "These are log-probs of the most probable token, not of the one that you chose.",
+        ),
     ]
     compare(names[1], logprobs, rollout.logprobs_of(logits, tokens, temperature), mistakes, atol=1e-4)
     _at_one(implementation, draw, temperature)
@@ -160,8 +165,9 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
     """The text promises the same tokens for the same numbers, on every machine."""
     V = logits.shape[1]
     if not bool(((tokens >= 0) & (tokens < V)).all()):
-        raise CheckFailed(f"Tokens from {int(tokens.min())} to {int(tokens.max())}: ids go from 0 to "
-                          f"{V - 1}.")
+        raise CheckFailed(
+            f"Tokens from {int(tokens.min())} to {int(tokens.max())}: ids go from 0 to {V - 1}."
+        )
 
     def of(logits: Tensor = logits, uniforms: Tensor = uniforms, temperature: float = temperature) -> Tensor:
         return rollout.choose(logits, uniforms, temperature)[0]
@@ -170,8 +176,10 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
     ranked, order = logits.sort(-1, descending=True)
     rising = logits.argsort(-1).gather(1, of(logits.sort(-1).values)[:, None])
     mistakes = [
-        (of(temperature=1.0), f"You sample at temperature 1 and not at {temperature}: divide the logits by "
-                              "it."),
+        (
+            of(temperature=1.0),
+            f"You sample at temperature 1 and not at {temperature}: divide the logits by it.",
+        ),
         (
             of(temperature=1 / temperature),
             f"You multiply the logits by the temperature {temperature}: divide, so that a high one flattens.",
@@ -186,8 +194,10 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
         (order.gather(1, of(ranked)[:, None]).squeeze(1), f"You sort the tokens first. {own}."),
         (rising.squeeze(1), f"You sort the tokens first. {own}."),
         (of() - 1, "All tokens are one too small: is the first sum that of token 0?"),
-        ((of() - 1).clamp(min=0), "The tokens are one too early: take the sum that reaches u, not the one "
-                                  "before."),
+        (
+            (of() - 1).clamp(min=0),
+            "The tokens are one too early: take the sum that reaches u, not the one before.",
+        ),
         ((of() + 1).clamp(max=V - 1), "The tokens are one too late: take the first sum that reaches u."),
     ]
     for change in (lambda x: x[:1].expand_as(x), lambda x: x.roll(1, 0), lambda x: x.flip(0)):
@@ -249,8 +259,10 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
             "You mask out the EOS and keep what stands after it: it is the other way round. The first EOS "
             "was sampled and belongs to the completion, what follows was not.",
         ),
-        (ids != PAD, "You mask out padding only: tokens after the first EOS were not sampled, whatever their "
-                     "id."),
+        (
+            ids != PAD,
+            "You mask out padding only: tokens after the first EOS were not sampled, whatever their id.",
+        ),
         (torch.ones_like(right), "Nothing is masked: what stands after the first EOS was not sampled."),
         (torch.cat([right[:, :1], right[:, :-1]], 1), "The mask goes one token beyond the first EOS."),
         (~right, "The polarity is reversed: the mask is true for a sampled token."),
@@ -260,8 +272,10 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
             (ends.flip(1).cumsum(1).flip(1) > 0) | ~ends.any(1, keepdim=True),
             f"The mask goes up to the last EOS. {one}",
         ),
-        (right & ends.any(1, keepdim=True), "A row without EOS is masked out: it was cut off, and counts "
-                                            f"whole. {one}"),
+        (
+            right & ends.any(1, keepdim=True),
+            f"A row without EOS is masked out: it was cut off, and counts whole. {one}",
+        ),
         (
             torch.arange(T) <= ends.int().argmax(1, keepdim=True),
             f"A row without EOS counts as if it had one at 0, where argmax finds nothing. {one}",

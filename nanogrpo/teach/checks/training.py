@@ -90,8 +90,10 @@ def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
             -log(chosen) - log(-rejected),
             "You judge each score on its own: only the difference of the two counts.",
         ),
-        (-log(chosen - rejected.mean()), "You compare with the mean of all: each chosen text has its "
-                                         "rejected one."),
+        (
+            -log(chosen - rejected.mean()),
+            "You compare with the mean of all: each chosen text has its rejected one.",
+        ),
         (right.mean(), "This is the mean: return one number a pair."),
         (right.sum(), "This is the sum: return one number a pair."),
     ]
@@ -149,14 +151,18 @@ def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
             "You average over the text: read the last token, which has seen it whole.",
         ),
         (torch.where(inside, outputs, 0.0).sum(1), "You add up the text: read the last token alone."),
-        (outputs.masked_fill(~inside, -1e9).amax(1), "You take the largest of the text: read the last "
-                                                     "token."),
+        (
+            outputs.masked_fill(~inside, -1e9).amax(1),
+            "You take the largest of the text: read the last token.",
+        ),
         (
             outputs.gather(1, (lens[:, None] - 2).clamp(min=0)).squeeze(1),
             "The score is read one token before the last: at lens - 1.",
         ),
-        (outputs.gather(1, T - lens[:, None]).squeeze(1), "You count from the end: the last token is at lens "
-                                                          "- 1."),
+        (
+            outputs.gather(1, T - lens[:, None]).squeeze(1),
+            "You count from the end: the last token is at lens - 1.",
+        ),
     ]
 
     def reference(outputs, lens):
@@ -191,7 +197,7 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
     arguments = (v.requires_grad_(), r.requires_grad_(), mask, o.requires_grad_(), c)
     constants = {
         1: "the returns: they are not detached. A target that moves toward the value makes any critic look "
-           "good.",
+        "good.",
         3: "old_values: they are not detached. They are what the critic said at sampling.",
     }
     agree(
