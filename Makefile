@@ -5,6 +5,8 @@
 # make test-versions  the core's tests with other Pythons, torch and numpy
 # make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
 # make labs    make the students' notebooks and the solutions of the course labs
+# make grade FILES=folder   grade submitted labs; CSV=grades.csv writes a table
+# make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
@@ -31,7 +33,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade slides lighthouse lint clean env render fonts tools
+.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -152,6 +154,14 @@ lint: $(STAMP) tools
 # The students' notebooks stand in book/labs, too, where the book and Colab find them.
 labs: $(STAMP)
 	$(BIN)/python book/labs/release.py
+
+# Notebooks, or folders of them; each in a process of its own, with a time limit for each cell.
+grade: $(STAMP)
+	$(BIN)/python -m nanogrpo.teach.grade $(FILES) $(if $(CSV),--csv $(CSV)) $(ARGS)
+
+# Sources, students' notebooks and solutions of a course, in _build/COURSE.
+course: $(STAMP)
+	$(BIN)/python book/labs/release.py --course $(COURSE)
 
 # One page of slides for each part of the book, in _build/slides.
 slides: $(STAMP)

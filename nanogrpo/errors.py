@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
+from typing import Any
 
 
 class NanoGRPOError(Exception):
@@ -87,6 +88,14 @@ class LogError(NanoGRPOError, OSError):
     """A log, or a picture of one, cannot be written or read."""
 
 
+class SourceError(NanoGRPOError, AttributeError):
+    """The package has no function or class of a name."""
+
+
+class LoopError(NanoGRPOError, RuntimeError):
+    """No event loop runs here, in which something could go on in the background."""
+
+
 class RunError(NanoGRPOError, ValueError):
     """A run's folder holds another run than the one asked for, or none."""
 
@@ -121,11 +130,11 @@ def check_choice(what: str, got, choices) -> None:
         raise OptionError(f"{what}={got!r} is unknown; choose one of {', '.join(map(repr, choices))}")
 
 
-def check_whole(what: str, got, low: int | None = None, high: int | None = None) -> None:
+def check_whole(what: str, got: Any, low: int | None = None, high: int | None = None) -> None:
     """Raise OptionError unless ``got`` is a whole number, no bool, from ``low`` to ``high``."""
-    if not isinstance(got, Integral) or isinstance(got, bool):
+    if isinstance(got, bool) or not isinstance(got, (int, Integral)):
         raise OptionError(f"{what}={got!r} is of type {type(got).__name__}; it must be a whole number")
-    if (low is not None and got < low) or (high is not None and got > high):
+    if (low is not None and int(got) < low) or (high is not None and int(got) > high):
         stated = f"at least {low}" if high is None else f"from {low} to {high}"
         raise OptionError(f"{what}={got} must be {stated}")
 
@@ -134,9 +143,9 @@ def check_outputs(outputs, where: str) -> None:
     """Raise NonFiniteError where a model's outputs after an update are not finite; ``where`` is named."""
     if not outputs.isfinite().all():
         raise NonFiniteError(
-            f"after {where} the model's outputs are not finite: its weights have grown too large, most likely "
-            "because the learning rate is too high. Lower it, and go on from the last checkpoint, which is "
-            "untouched; the weights in memory are broken"
+            f"after {where} the model's outputs are not finite: its weights have grown too large, most "
+            "likely because the learning rate is too high. Lower it, and go on from the last checkpoint, "
+            "which is untouched; the weights in memory are broken"
         )
 
 

@@ -55,7 +55,7 @@ class GRPOConfig(StepConfig):
     mask_truncated_completions: bool = option(
         False, help="leave truncated completions out of the loss; their rewards still count for the others."
     )
-    max_resamples: int = option(
+    max_resamples: int = option(  # type: ignore[misc]  # a constant of the base class
         0,
         help="rounds in which groups without signal are replaced, see :func:`~nanogrpo.step.collect`; "
         "0 for none.",

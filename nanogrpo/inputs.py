@@ -9,7 +9,7 @@ Legend: P prompts, G completions a prompt, B = P*G rows, V vocabulary.
 from numbers import Real
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanogrpo.errors import (
     BlockSizeError,
@@ -22,6 +22,7 @@ from nanogrpo.errors import (
     check_shape,
     check_whole,
 )
+from nanogrpo.model import GPT
 from nanogrpo.precision import check_no_autocast
 
 NOT_FINITE = (
@@ -31,7 +32,7 @@ NOT_FINITE = (
 
 
 def check_fits(
-    model: nn.Module,
+    model: GPT,
     prompt_ids: Tensor,
     prompt_lens: Tensor,
     uniforms: Tensor,
@@ -99,7 +100,7 @@ def check_token_ids(what: str, ids: Tensor, vocab_size: int) -> None:
             raise TokenError(f"{what} go from {low} to {high}, but the vocabulary from 0 to {vocab_size - 1}")
 
 
-def group_size_of(model: nn.Module, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> int:
+def group_size_of(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> int:
     """Completions a prompt; a typed error where the shapes, types or devices do not go together."""
     check_prompts(prompt_ids, prompt_lens, model.token.weight)
     check_ids("completion_ids", completion_ids, 2, model.token.weight)

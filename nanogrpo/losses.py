@@ -309,7 +309,7 @@ def aggregate(
         per_token = per_token / mask.sum(1, keepdim=True).clamp(min=1)
     if how == "token_mean":
         return per_token.sum() / n.num_tokens
-    if how == "constant":
+    if how == "constant" and n.max_length:
         return per_token.sum() / (n.num_sequences * n.max_length)
     return per_token.sum() / n.num_sequences
 
@@ -474,7 +474,7 @@ def value_loss(
     values, returns = widen("values", values), widen("returns", returns)
     check_mask(mask, values=values, returns=returns)
     error = torch.where(mask, values - returns.detach(), 0.0) ** 2  # (B, T)
-    if old_values is not None:
+    if old_values is not None and clip_range is not None:
         check_mask(mask, old_values=old_values)
         old, target = old_values.detach(), returns.detach()
         clipped = old + (values - old).clamp(-clip_range, clip_range)

@@ -161,7 +161,7 @@ def _one(f: Field, kind: Any, value: Any, what: str) -> Any:
         if not isinstance(value, str) or value not in get_args(kind):
             raise OptionError(f"{what} is unknown; choose one of {', '.join(map(repr, get_args(kind)))}")
         return value
-    wanted = {bool: bool, int: Integral, float: Real, str: str}[kind]
+    wanted: Any = {bool: bool, int: Integral, float: Real, str: str}[kind]
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise OptionError(f"{what} is of type {type(value).__name__}; it must be {NAMES[kind]}")
     if kind is float and not math.isfinite(value):

@@ -75,6 +75,17 @@ def generate(
 class _Decoder:
     """The state of one rollout: ``load`` sets it, each ``step`` changes it in place; nothing is recorded."""
 
+    kv: Tensor
+    mask: Tensor
+    positions: Tensor
+    logits: Tensor
+    uniforms: Tensor
+    rows: Tensor
+    lens: Tensor
+    ended: Tensor
+    tokens: Tensor
+    logprobs: Tensor
+
     def __init__(self, model, group_size, max_new_tokens, eos_id, temperature, captured=False):
         self.group_size, self.steps = group_size, max_new_tokens
         self.eos_id, self.temperature = eos_id, temperature
@@ -173,7 +184,7 @@ class _Decoder:
             h = torch.addmm(qkv[1], torch.layer_norm(x, (C,), *norm1), qkv[0])  # (R * pack, 3 * C)
             h = h.view(R, pack, 3, H, D).permute(2, 0, 3, 1, 4)  # (3, R, H, pack, D)
             cache[:, :, :, start:] = h[1:]
-            y = F.scaled_dot_product_attention(h[0], *cache, attn_mask=mask)  # (R, H, pack, D)
+            y = F.scaled_dot_product_attention(h[0], cache[0], cache[1], attn_mask=mask)  # (R, H, pack, D)
             x.add_(proj[1]).addmm_(y.transpose(1, 2).reshape(-1, C), proj[0])
             h = F.gelu(torch.addmm(up[1], torch.layer_norm(x, (C,), *norm2), up[0]))  # (R * pack, 4 * C)
             x.add_(down[1]).addmm_(h, down[0])
@@ -208,12 +219,14 @@ def _visible(lens: Tensor, width: int, own: Tensor, like: Tensor, same_shape: bo
     return torch.where(torch.cat(parts, 2), 0.0, -torch.inf).to(like).unsqueeze(1)
 
 
-class _SharedPrompt:
+class _SharedPrompt(KVCache):
     """The cache of a training pass: first the prompts are read, then each completion after its prompt."""
 
     def __init__(self, prompt_lens: Tensor, group_size: int):
         self.lens, self.group_size = prompt_lens.repeat_interleave(group_size), group_size
-        self.prompts, self.mask, self.length = [], None, 0
+        self.prompts: list[tuple[Tensor, Tensor]] = []
+        self.mask: Tensor | None = None
+        self.length = 0
 
     def positions(self, tokens: int) -> Tensor:
         columns = torch.arange(tokens, device=self.lens.device)

@@ -155,7 +155,8 @@ def step(
     batch, sampled = collect(policy, tokenizer, problems, reward_fn, config, state.generator)
     batch, kl = add_reference(batch, reference, config)
     batch, advantages = compute_advantages(batch, policy, critic, config)
-    optimizers = [state.critic_optimizer] if warmup else [state.optimizer, state.critic_optimizer]
+    both = [optimizer for optimizer in (state.optimizer, state.critic_optimizer) if optimizer]
+    optimizers = both[1:] if warmup else both
     names = ("loss", "clip_ratio/region_mean", *(["kl"] if config.kl_in_loss else []), "value_loss")
     loss = partial(compute_loss, policy, critic, config, warmup)
     updates = update_all(
@@ -196,7 +197,8 @@ def compute_loss(
     policy: GPT, critic: nn.Module, config: PPOConfig, warmup: bool, batch: Batch, denominators: Denominators
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """GRPO's loss of some groups, and the critic's; in a warm-up step the critic's alone."""
-    rollout, mask, hidden, metrics = batch.rollout, batch.rollout.completion_mask, None, {}
+    rollout, mask, hidden = batch.rollout, batch.rollout.completion_mask, None
+    metrics: dict[str, Tensor] = {}
     loss = batch.advantages.new_zeros(())
     if not warmup:
         hidden = completion_hidden(policy, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)

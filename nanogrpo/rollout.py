@@ -180,8 +180,10 @@ def generate(
             ``torch.autocast`` is on; nothing was sampled.
         NonFiniteError: the model's logits are NaN or infinite.
     """
-    options = {"group_size": group_size, "max_new_tokens": max_new_tokens, "temperature": temperature}
-    check_fits(model, prompt_ids, prompt_lens, uniforms, eos_id=eos_id, pad_id=pad_id, **options)
+    check_fits(
+        model, prompt_ids, prompt_lens, uniforms, group_size=group_size, max_new_tokens=max_new_tokens,
+        eos_id=eos_id, pad_id=pad_id, temperature=temperature,
+    )  # fmt: skip
     P, shortest, longest = len(prompt_ids), int(prompt_lens.min()), int(prompt_lens.max())
     B, width = P * group_size, longest + max_new_tokens
     lens = prompt_lens.repeat_interleave(group_size)  # (B,)
@@ -208,8 +210,8 @@ def generate(
 
     at = at[:, : int(sampled.sum(1).max())]  # trim to the longest completion
     check_sampled(logprobs)
-    parts = (table.gather(1, at) for table in (tokens, sampled, logprobs))
-    return Rollout(prompt_ids, prompt_lens, *parts, ~ended, group_size)
+    ids, mask, logprobs = (table.gather(1, at) for table in (tokens, sampled, logprobs))
+    return Rollout(prompt_ids, prompt_lens, ids, mask, logprobs, ~ended, group_size)
 
 
 def completion_logits(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> Tensor:

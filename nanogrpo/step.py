@@ -9,7 +9,7 @@ Legend: P prompts, G completions a prompt, B = P*G rows, T tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,7 @@ class StepConfig(Options):
         1.0, help="the gradient is scaled down to this length; 0 or None: never.", low=0
     )
     seed: int = option(0, help="of the prompts, the sampling and the minibatches.", low=0, high=2**63 - 1)
-    max_resamples: ClassVar[int] = 0
+    max_resamples: ClassVar[int] = 0  # of a trainer that has no such option
 
     def check(self) -> None:
         """What options must say of each other."""
@@ -131,10 +131,10 @@ class Batch:
     rollout: Rollout
     rewards: Tensor
     parts: dict[str, Tensor]
-    advantages: Tensor | None = None
-    ref_logprobs: Tensor | None = None
-    values: Tensor | None = None
-    returns: Tensor | None = None
+    advantages: Tensor = None  # type: ignore[assignment]  # a trainer fills it in, and the next three
+    ref_logprobs: Tensor = None  # type: ignore[assignment]
+    values: Tensor = None  # type: ignore[assignment]
+    returns: Tensor = None  # type: ignore[assignment]
 
     @property
     def tied(self) -> Tensor:
@@ -252,7 +252,7 @@ def rewards_of(
     if len(set(names)) < len(names):
         raise OptionError(f"the reward functions are called {names}; give each a name of its own for the log")
     parts = [call_reward(function, rows, completions).view(len(rows), -1) for function in functions]  # (P, G)
-    total = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    total = sum((weight * part for weight, part in zip(weights, parts, strict=True)), torch.zeros(()))
     return total, dict(zip(names, parts, strict=True)) if len(parts) > 1 else {}
 
 
@@ -262,7 +262,7 @@ def join(rounds: Sequence[Batch], pad_id: int) -> Batch:
         return rounds[0]
     rollouts = [part.rollout for part in rounds]
     filler = {"prompt_ids": pad_id, "completion_ids": pad_id, "completion_mask": False, "logprobs": 0.0}
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for name in (field.name for field in fields(Rollout) if field.name != "group_size"):
         parts = [getattr(rollout, name) for rollout in rollouts]
         if name in filler:

@@ -84,7 +84,7 @@ NOTICED_BY = {
     "clip in [0.8, 1.3]": ("grpo", 4),
     "own reward in the leave-one-out baseline": ("policy-gradients", 12),
     "leave-one-out divides by G": ("policy-gradients", 12),
-    "sign of the loss": ("policy-gradients", 9),
+    "sign of the loss": ("grpo", 4),
     "k1 reversed": ("kl", 2),
     "k2 without its half": ("kl", 2),
     "exact KL in the wrong order": ("kl", 2),

@@ -13,8 +13,8 @@ WINGS = ("nanogrpo.teach", "nanogrpo.show")
 LAYERS = [
     {"errors"},
     {"options", "precision", "lock"},
-    {"inputs"},
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
+    {"inputs"},
     {"losses", "rewards", "plays", "rollout", "checkpoint", "data", "state"},
     {"packed", "reward_model", "tasks"},
     {"evaluate", "sft", "pretrain", "hub", "microbatches"},

@@ -1,7 +1,7 @@
 """What all checks share: the call of a student's function, the comparison, and the sentence that fails.
 
 A check compares what a function returns, and its gradient, with the right answer. Where the two differ, it
-computes the usual wrong answers as well, and names the one that matches. See :mod:`.diagnose` for those that
+computes the usual wrong answers as well, and names the one that matches. See :mod:`.explain` for those that
 all checks have in common.
 """
 
@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nanogrpo.teach.checks import diagnose
+from nanogrpo.teach.checks import explain
 from nanogrpo.teach.checks.registry import CheckFailed
 
 Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
@@ -114,7 +114,7 @@ def _guesses(
         )
     if _same(first, third) and not _same(_quietly(reference, plain, part), _quietly(reference, others, part)):
         raise CheckFailed("Your function returns the same for other arguments: they have no influence.")
-    for changed, sentence in diagnose.of_arguments(plain, list(inspect.signature(reference).parameters)):
+    for changed, sentence in explain.of_arguments(plain, list(inspect.signature(reference).parameters)):
         wrong = _quietly(reference, changed, part)  # not every change makes sense
         if wrong is not None:
             yield wrong, sentence
@@ -191,10 +191,10 @@ def compare(
         if agrees(wrong):
             raise CheckFailed(f"{sentence} ({seen})")
     if got.shape != expected.shape:
-        hint = diagnose.shapes(got, expected)
+        hint = explain.shapes(got, expected)
         raise CheckFailed(f"{seen[0].upper()}{seen[1:]}. {hint}".strip())
     kept = got if where is None or where.shape != got.shape else torch.where(where, got, expected)
-    hint = diagnose.numbers(kept.double(), expected.double(), close, where, more())
+    hint = explain.numbers(kept.double(), expected.double(), close, where, more())
     raise CheckFailed(f"{hint} ({seen})" if hint else f"{seen[0].upper()}{seen[1:]}.")
 
 

@@ -99,7 +99,7 @@ def implementations(name: str | Piece | None = None) -> dict[str, Callable]:
     result = {}
     for which, takes in [(which, check.takes) for which, check in CHECKS.items() if check.takes]:
         file = piece.file if piece and piece.file in takes else next(iter(takes))
-        module = bad if piece and file == piece.file else importlib.import_module(module_name(file))
+        module = bad if bad and piece and file == piece.file else importlib.import_module(module_name(file))
         result[which] = takes[file](module)
     return result
 

@@ -88,7 +88,7 @@ def read(text: str) -> tuple[Piece, ...]:
 def _piece(paragraph: str) -> Piece:
     label = message_from_string(paragraph.lstrip())
     lines = [" ".join((label[key] or "").split()) for key in _LABEL]
-    edits = tuple(_edit(lines) for lines in re.split(r"\n\n+", label.get_payload().strip("\n")))
+    edits = tuple(_edit(lines) for lines in re.split(r"\n\n+", str(label.get_payload()).strip("\n")))
     missing = [key for key, line in zip(_LABEL, lines, strict=True) if not line]
     if missing or any(right == wrong for right, wrong in edits):
         raise MuseumError(f"the piece {lines[0]!r} has no {', '.join(missing) or 'edit'}:\n{paragraph}")

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+Definition = ast.FunctionDef | ast.ClassDef
+
+
 def module_name(file: str) -> str:
     """Of a file of the package: ``nanogrpo.losses`` for ``losses.py``."""
     return f"nanogrpo.{file.removesuffix('.py')}"
@@ -17,15 +20,21 @@ def module_name(file: str) -> str:
 
 def source_of(file: str) -> str:
     """Text of a file of the package."""
-    return Path(importlib.util.find_spec(module_name(file)).origin).read_text(encoding="utf-8")
+    spec = importlib.util.find_spec(module_name(file))
+    assert spec and spec.origin, f"{file} is no file of the package"
+    return Path(spec.origin).read_text(encoding="utf-8")
 
 
-def _nodes(tree: ast.AST, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], ast.AST]]:
+def _nodes(tree: ast.AST, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Definition]]:
     """All functions and classes of a syntax tree, with their names from the outside in."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, Definition):
             yield (*path, node.name), node
             yield from _nodes(node, (*path, node.name))
+
+
+def _end(node: ast.stmt) -> int:
+    return node.end_lineno or node.lineno
 
 
 def place_of_change(right: str, wrong: str) -> tuple[str, ...]:
@@ -36,9 +45,9 @@ def place_of_change(right: str, wrong: str) -> tuple[str, ...]:
     changed = [(first + 1, max(first + 1, last)) for how, *_, first, last in blocks if how != "equal"]
     low, high = min(first for first, _ in changed), max(last for _, last in changed)
     around = [
-        (node.end_lineno - node.lineno, path)
+        (_end(node) - node.lineno, path)
         for path, node in _nodes(ast.parse(wrong))
-        if node.lineno <= low and high <= node.end_lineno
+        if node.lineno <= low and high <= _end(node)
     ]
     return min(around)[1]
 
@@ -48,9 +57,9 @@ def without_docstrings(source: str, path: tuple[str, ...]) -> str:
     node = dict(_nodes(ast.parse(source)))[path]
     dropped = set()
     for inner in ast.walk(node):
-        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner) is not None:
-            dropped |= set(range(inner.body[0].lineno, inner.body[0].end_lineno + 1))
+        if isinstance(inner, Definition) and ast.get_docstring(inner) is not None:
+            dropped |= set(range(inner.body[0].lineno, _end(inner.body[0]) + 1))
     first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
     lines = source.splitlines()
-    kept = [lines[n - 1] for n in range(first, node.end_lineno + 1) if n not in dropped]
+    kept = [lines[n - 1] for n in range(first, _end(node) + 1) if n not in dropped]
     return textwrap.dedent("\n".join(kept))
