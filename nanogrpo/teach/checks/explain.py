@@ -93,7 +93,7 @@ def _relation(got: Tensor, right: Tensor, close: Callable[[Tensor], Tensor]) -> 
     factor = float((got * right).sum() / right.square().sum())
     usual = _usual(factor, right)
     if (usual or got.numel() > 1) and abs(factor) > 1e-6 and close(factor * right).all():
-        return f"It is {factor:.4g} times what it should be{usual}."
+        return f"It is {factor:.4g} times what it should be{usual or '.'}"
     if got.numel() > 1:
         offset = (got - right).mean()
         if close(right + offset).all():

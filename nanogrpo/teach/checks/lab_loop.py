@@ -163,14 +163,14 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
     seed, runs = draw.integer(0, 10**6), []
     start = draw.model(task.tokenizer.vocab_size, task.block_size).state_dict()
-    for _ in range(2):
+    for shift in (0, 0, 1):  # twice from the same generator, then from another one
         policy = draw.model(task.tokenizer.vocab_size, task.block_size)
         policy.load_state_dict({name: 0.3 * tensor for name, tensor in start.items()})
         seen = Witness(policy, problems, config, draw)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + shift)
         given = (policy, seen.tokenizer, problems, seen.reward, seen.update, config, generator)
         got = call(implementation, *given)
-        runs.append((seen.drawn[:1], [completions for _, completions, _ in seen.rewarded[:1]]))
+        runs.append((seen.drawn, [completions for _, completions, _ in seen.rewarded]))
         if len(seen.drawn) != config.max_steps:
             raise CheckFailed(
                 f"update was called {len(seen.drawn)} times in config.max_steps = {config.max_steps} steps: "
@@ -187,8 +187,13 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
             (means * config.group_size * config.prompts_per_step, "These are sums: return mean rewards."),
             (best, "These are the best rewards: return mean rewards."),
         ])  # fmt: skip
-    if runs[0] != runs[1]:
-        what = "drew other prompts" if runs[0][0] != runs[1][0] else "sampled other completions"
+    if runs[0][0] == runs[2][0]:
+        raise CheckFailed(
+            "Two runs from two generators drew the same prompts: draw them by chance, torch.randperm."
+        )
+    first, second = (tuple(seen[0] for seen in run) for run in runs[:2])  # what the first step saw
+    if first != second:
+        what = "drew other prompts" if first[0] != second[0] else "sampled other completions"
         raise CheckFailed(
             f"Two runs from the same generator {what}: give generator to torch.randperm and to sample, or no "
             "run can be repeated."

@@ -171,7 +171,7 @@ def _wrong_updates(
     yield (
         torch.zeros_like(start),
         (
-            "The policy's weights have not moved: backward fills the gradients, then optimizer.step() uses them. "
+            "The policy's weights have not moved: backward fills the gradients, optimizer.step() uses them. "
             "It is policy itself that is trained, not a copy."
         ),
     )
