@@ -484,7 +484,7 @@ LAB3 = [
     ("exact_gradient", "a sample", lambda p, r, s: r[torch.multinomial(p, 1)] @ s[torch.multinomial(p, 1)]),
     ("exact_gradient", "normalized", lambda p, r, s: F.normalize(S.exact_gradient(p, r, s), dim=0)),
     ("exact_gradient", "one number", lambda p, r, s: S.exact_gradient(p, r, s).norm()),
-    ("leave_one_out", "divided by the deviation", lambda r: S.leave_one_out(r) / (r.std(1, True) + 1e-4)),
+    ("leave_one_out", "divided by the deviation", lambda r: S.leave_one_out(r) / r.std(1, keepdim=True)),
     ("leave_one_out", "the next one only", lambda r: r - r.roll(1, 1)),
     (
         "leave_one_out",
@@ -1001,7 +1001,7 @@ LAB5 = [
     (
         "group_advantages",
         "ties by a threshold",
-        lambda r: torch.where(r.std(1, True, correction=0) < 1e-3, 0.0, S.group_advantages(r)),
+        lambda r: torch.where(r.std(1, keepdim=True, correction=0) < 1e-3, 0.0, S.group_advantages(r)),
     ),
     (
         "group_advantages",
@@ -1017,7 +1017,7 @@ LAB5 = [
         "group_advantages",
         "no eps",
         lambda r: (
-            torch.nan_to_num((r - r.mean(1, True)) / r.std(1, True, correction=0))
+            torch.nan_to_num((r - r.mean(1, True)) / r.std(1, keepdim=True, correction=0))
             * (r.amax(1, True) != r.amin(1, True))
         ),
     ),
@@ -1026,7 +1026,7 @@ LAB5 = [
         "eps is 1e-2",
         lambda r: (
             (r - r.mean(1, True))
-            / (r.std(1, True, correction=0) + 1e-2)
+            / (r.std(1, keepdim=True, correction=0) + 1e-2)
             * (r.amax(1, True) != r.amin(1, True))
         ),
     ),
@@ -1035,7 +1035,7 @@ LAB5 = [
         "eps in the root",
         lambda r: (
             (r - r.mean(1, True))
-            / (r.var(1, True, correction=0) + 1e-4).sqrt()
+            / (r.var(1, keepdim=True, correction=0) + 1e-4).sqrt()
             * (r.amax(1, True) != r.amin(1, True))
         ),
     ),
@@ -1048,7 +1048,9 @@ LAB5 = [
         "group_advantages",
         "ties of 0 only",
         lambda r: torch.where(
-            (r == 0).all(1, True), 0.0, (r - r.mean(1, True)) / (r.std(1, True, correction=0) + 1e-4) + 1e-4
+            (r == 0).all(1, True),
+            0.0,
+            (r - r.mean(1, True)) / (r.std(1, keepdim=True, correction=0) + 1e-4) + 1e-4,
         ),
     ),
     ("group_advantages", "capped", lambda r: S.group_advantages(r).clamp(-1, 1)),
@@ -1059,7 +1061,7 @@ LAB5 = [
         lambda r: torch.where(
             r.amax(1, True) == r.amin(1, True),
             0.0,
-            (r - r.mean(1, True)) / (r[:1].std(1, True, correction=0) + 1e-4),
+            (r - r.mean(1, True)) / (r[:1].std(1, keepdim=True, correction=0) + 1e-4),
         ),
     ),
     ("group_advantages", "in place", lambda r: r.copy_(S.group_advantages(r))),

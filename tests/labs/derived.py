@@ -1,7 +1,7 @@
 """Wrong answers made of the right ones, mechanically: one thing is changed in what goes in or comes out.
 
-Each change is a function from a solution to a wrong one. :func:`derived` leaves out the few that change nothing,
-each for a reason that it names.
+Each change is a function from a solution to a wrong one. :func:`derived` leaves out the few that change
+nothing, each for a reason that it names.
 """
 
 import functools
@@ -73,9 +73,10 @@ def _instead(result) -> Callable:
 def _before(place: int, change: Callable) -> Callable:
     def make(f):
         def wrong(*arguments, **options):
-            changed = list(arguments)
+            changed = [*arguments, *options.values()]  # beta comes by its name
             changed[place] = change(changed[place])
-            return f(*changed, **options)
+            named = dict(zip(options, changed[len(arguments) :], strict=True))
+            return f(*changed[: len(arguments)], **named)
 
         return wrong
 

@@ -126,6 +126,10 @@ def check_leave_one_out(implementation: Callable, draw: Draw) -> None:
         ),
         (r - (r.sum(0) - r) / (r.shape[0] - 1), _axis("the mean of the others runs", *r.shape)),
         (r - (r.sum() - r) / (r.numel() - 1), _batch("mean of the others", *r.shape)),
+        (
+            (r - (total - r) / (G - 1)) / r.std(1, keepdim=True),
+            "You divide by the standard deviation: RLOO only subtracts the others' mean.",
+        ),
         (r - r.median(1, keepdim=True).values, "You subtract the median: take the mean of the others."),
         (
             r - torch.stack([r[:, [j for j in range(G) if j != i]].amax(1) for i in range(G)], 1),
@@ -152,7 +156,7 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
     def other(v=values, gamma=gamma, lam=lam, decay=None, bootstrap=False):
         return _gae(rewards, v, mask, gamma, gamma * lam if decay is None else decay, bootstrap)
 
-    late, nothing = values.roll(-1, 1), torch.zeros_like(values)
+    late, nothing, end = values.roll(-1, 1), torch.zeros_like(values), mask.sum(1, keepdim=True) - 1
     mistakes = [
         (
             other(bootstrap=True),
@@ -169,6 +173,10 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
         (
             other(decay=0.0),
             "This is the one-step error alone: add gamma * lam times the next token's advantage.",
+        ),
+        (
+            _gae(rewards + gamma * values * (torch.arange(T) == end), values, mask, gamma, gamma * lam),
+            "After the last token you go on with its own value: nothing follows the end, the next is 0.",
         ),
         (other(nothing), "The values are missing: this is the return, not the advantage."),
         (returns, "These are the returns: the advantages are the returns less the values."),

@@ -146,9 +146,11 @@ def number(what: str, got) -> Tensor:
     try:
         got = got if isinstance(got, Tensor) else torch.as_tensor(got)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckFailed(f"{what} is a {type(got).__name__}, expected a tensor.") from error
+        kind = type(got).__name__
+        article = "an" if kind[0] in "aeiouE" else "a"
+        raise CheckFailed(f"{_capital(what)} is {article} {kind}, expected a tensor.") from error
     if got.is_complex():
-        raise CheckFailed(f"{what} is complex: {got.dtype}.")
+        raise CheckFailed(f"{_capital(what)} is complex, {got.dtype}: real numbers are asked for.")
     return got
 
 
@@ -192,10 +194,10 @@ def compare(
             raise CheckFailed(f"{sentence} ({seen})")
     if got.shape != expected.shape:
         hint = explain.shapes(got, expected)
-        raise CheckFailed(f"{seen[0].upper()}{seen[1:]}. {hint}".strip())
+        raise CheckFailed(f"{_capital(seen)}. {hint}")
     kept = got if where is None or where.shape != got.shape else torch.where(where, got, expected)
     hint = explain.numbers(kept.double(), expected.double(), close, where, more())
-    raise CheckFailed(f"{hint} ({seen})" if hint else f"{seen[0].upper()}{seen[1:]}.")
+    raise CheckFailed(f"{hint} ({seen})" if hint else f"{_capital(seen)}.")
 
 
 def padding_is_zero(what: str, got: Tensor, mask: Tensor) -> None:
@@ -203,8 +205,9 @@ def padding_is_zero(what: str, got: Tensor, mask: Tensor) -> None:
     if bool(got.detach()[~mask].ne(0).any()):
         row, column = (int(i) for i in ((got.detach() != 0) & ~mask).nonzero()[0])
         raise CheckFailed(
-            f"{what} is right at the sampled tokens, but not zero at padding: {got[row, column].item():.4g} "
-            f"at [{row}, {column}], where the mask is false. Mask it (torch.where(mask, ..., 0.0))."
+            f"{_capital(what)} is right at the sampled tokens, but not zero at padding: "
+            f"{got[row, column].item():.4g} at [{row}, {column}], where the mask is false. Mask it "
+            "(torch.where(mask, ..., 0.0))."
         )
 
 
@@ -212,8 +215,8 @@ def gradient(what: str, output: Tensor, leaf: Tensor, weights: Tensor | None = N
     """Gradient of an implementation's output (its weighted sum) with respect to one of its inputs."""
     if not isinstance(output, Tensor) or not output.requires_grad:
         raise CheckFailed(
-            f"{what} has no gradient, so nothing could be trained with it. Something on the way was "
-            "detached, computed under no_grad, or made a Python number with .item()."
+            f"{_capital(what)} has no gradient, so nothing could be trained with it. Something on the way "
+            "was detached, computed under no_grad, or made a Python number with .item()."
         )
     total = output.sum() if weights is None else (output * weights).sum()
     try:
@@ -227,6 +230,10 @@ def no_gradient(what: str, output: Tensor, leaf: Tensor, why: str) -> None:
     """Raise CheckFailed if an output sends a gradient to an input that is to be a constant."""
     if bool(gradient(what, output, leaf).ne(0).any()):
         raise CheckFailed(f"A gradient flows into {why}")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _difference(what: str, got: Tensor, expected: Tensor, where: Tensor | None) -> str:

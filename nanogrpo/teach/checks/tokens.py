@@ -65,6 +65,14 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
             torch.cat([rollout.token_logprobs(model, prompts, lens, ids[:, t : t + 1]) for t in range(T)], 1),
             "Each token is predicted from its prompt alone: the model must read the completion up to it.",
         ),
+        (
+            other(lens=(lens - 1).clamp(min=1)),
+            "One token of each prompt is missing: the completion begins at position len.",
+        ),
+        (
+            rollout.token_logprobs(model, prompts.gather(1, lens[:, None] - 1), torch.ones_like(lens), ids),
+            "The model reads the last token of each prompt only: it must read all of it.",
+        ),
         (right.exp(), PROBABILITIES),
         (_logits_at(*arguments, -1).gather(2, ids[..., None]).squeeze(2), RAW),
         (-right, "The sign is reversed: log-probs are negative."),
