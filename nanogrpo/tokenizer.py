@@ -50,7 +50,7 @@ class CharTokenizer:
             )
         self.chars = str(chars)
         self._id = {c: i for i, c in enumerate(chars, start=2)}
-        self._text = {self.pad_id: "", self.eos_id: ""} | {i: c for c, i in self._id.items()}
+        self._text = dict.fromkeys(range(2), "") | {i: c for c, i in self._id.items()}  # two without a text
 
     @property
     def vocab_size(self) -> int:

@@ -18,13 +18,13 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from nanogrpo.teach.collection import FAULTS, Fault, planted
+from nanogrpo.teach.museum.pieces import PIECES, Piece, planted
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def own(name, file, right, wrong):
-    return Fault(name, file, ((right, wrong),), "", "", "", "")
+    return Piece(name, file, ((right, wrong),), "", "", "", "")
 
 
 OWN = (
@@ -49,7 +49,7 @@ OWN = (
     own("whitening keeps the mean", "advantages.py",
         "(advantages - kept.mean()) / (kept.std(correction=0) + eps)",
         "advantages / (kept.std(correction=0) + eps)"),
-    own("Adam without the first correction", "optim.py", "-self.lr / (1 - beta1**self.steps))", "-self.lr)"),
+    own("Adam without the first correction", "optim.py", "self.lr / (1 - beta1**self.steps)", "self.lr"),
     own("Adam's second average too short", "optim.py", "betas: tuple[float, float] = (0.9, 0.999)",
         "betas: tuple[float, float] = (0.9, 0.9)"),
     own("attention without its scale", "model.py",
@@ -60,8 +60,8 @@ OWN = (
         "            y = F.scaled_dot_product_attention(\n"
         "                q, k, v, attn_mask=torch.ones(T, T, dtype=torch.bool).tril(1)\n            )"),
     own("samples one token too high", "rollout.py",
-        "tokens = torch.searchsorted(cdf, uniforms.unsqueeze(-1) * cdf[..., -1:])",
-        "tokens = torch.searchsorted(cdf, uniforms.unsqueeze(-1) * cdf[..., -1:])\n"
+        "tokens = torch.searchsorted(cdf, uniforms.to(cdf.dtype).unsqueeze(-1) * cdf[..., -1:])",
+        "tokens = torch.searchsorted(cdf, uniforms.to(cdf.dtype).unsqueeze(-1) * cdf[..., -1:])\n"
         "    tokens = (tokens + 1) % logits.shape[-1]"),
     own("pass@k as if drawn with replacement", "evaluate.py",
         "return 1 - comb(n - c, k) / comb(n, k)", "return 1 - (1 - c / n) ** k"),
@@ -113,7 +113,7 @@ NOTICED_BY = {
     "pass@k as if drawn with replacement": ("quickstart", 6),
     "new log-probs at temperature 1": ("masks", None),
 }
-BY_NAME = {fault.name: fault for fault in (*FAULTS, *OWN)}
+BY_NAME = {fault.name: fault for fault in (*PIECES, *OWN)}
 HARMLESS = own(
     "harmless", "kl.py", "return torch.expm1(delta) - delta", "return -delta + torch.expm1(delta)"
 )

@@ -3,7 +3,7 @@
 import pytest
 from planted import BY_NAME, HARMLESS, NOTICED_BY, ROOT, red
 
-from nanogrpo.teach.collection import planted
+from nanogrpo.teach.museum.pieces import planted
 
 # The cheapest to see: in exact sums that a chapter's first cells print. `make planted` plants all of them.
 FEW = [name for name, (chapter, _) in NOTICED_BY.items() if chapter == "grpo"]

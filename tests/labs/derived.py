@@ -1,7 +1,7 @@
-"""Wrong answers made of the right ones, mechanically: one thing is changed in what goes in or in what comes out.
+"""Wrong answers made of the right ones, mechanically: one thing is changed in what goes in or comes out.
 
-Each change is a function from a solution to a wrong one. :func:`derived` leaves out the few that change nothing, each
-for a reason that it names.
+Each change is a function from a solution to a wrong one. :func:`derived` leaves out the few that change
+nothing, each for a reason that it names.
 """
 
 import functools
@@ -10,15 +10,38 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# What the texts say of the arguments, by their places: through which the gradient is trained, and which are constants
-# that may come with a gradient of their own.
-TRAINED = {"bradley_terry": (0, 1), "reward_pooling": (0,), "reinforce_loss": (0,), "clipped_surrogate": (0,),
-           "value_loss": (0,), "policy_loss": (0,), "kl_k3": (0,), "grpo_loss": (0,), "kl_penalty": (0,),
-           "importance_ratio": (0,)}  # fmt: skip
-CONSTANT = {"reinforce_loss": (1,), "clipped_surrogate": (1,), "value_loss": (1, 3), "policy_loss": (1, 2),
-            "kl_k3": (1,), "grpo_loss": (2,), "kl_penalty": (2,), "importance_ratio": (1,)}  # fmt: skip
+# What the texts say of the arguments, by their places: through which the gradient is trained, and which are
+# constants that may come with a gradient of their own.
+TRAINED = {
+    "bradley_terry": (0, 1),
+    "reward_pooling": (0,),
+    "reinforce_loss": (0,),
+    "clipped_surrogate": (0,),
+    "value_loss": (0,),
+    "policy_loss": (0,),
+    "kl_k3": (0,),
+    "grpo_loss": (0,),
+    "kl_penalty": (0,),
+    "importance_ratio": (0,),
+}
+CONSTANT = {
+    "reinforce_loss": (1,),
+    "clipped_surrogate": (1,),
+    "value_loss": (1, 3),
+    "policy_loss": (1, 2),
+    "kl_k3": (1,),
+    "kl_penalty": (2,),
+    "importance_ratio": (1,),
+}
 # Zero at padding, says the text, where the mask (the argument of this place) is false.
-ZERO_AT_PADDING = {"token_rewards": 1, "gae": 2, "whiten": 1, "clipped_surrogate": 2, "value_loss": 2, "policy_loss": 3}
+ZERO_AT_PADDING = {
+    "token_rewards": 1,
+    "gae": 2,
+    "whiten": 1,
+    "clipped_surrogate": 2,
+    "value_loss": 2,
+    "policy_loss": 3,
+}
 SLOW = {"train"}
 
 # What changes nothing, and why.
@@ -26,8 +49,10 @@ SAME = {
     **{(step, "argument 0: rows rolled"): "a mean over rows" for step in ("noise_ceiling", "mean_and_error")},
     ("noise_ceiling", "argument 0: rows reversed"): "a mean over rows",
     ("mean_and_error", "argument 0: rows reversed"): "a mean over rows",
-    **{("reinforce_loss", f"result: {name}"): "only its gradient counts"
-       for name in ("noisy", "three digits")},
+    **{
+        ("reinforce_loss", f"result: {name}"): "only its gradient counts"
+        for name in ("noisy", "three digits")
+    },
     ("exact_gradient", "arguments 1 and 0 swapped"): "they are multiplied",
 }
 
@@ -48,9 +73,10 @@ def _instead(result) -> Callable:
 def _before(place: int, change: Callable) -> Callable:
     def make(f):
         def wrong(*arguments, **options):
-            changed = list(arguments)
+            changed = [*arguments, *options.values()]  # beta comes by its name
             changed[place] = change(changed[place])
-            return f(*changed, **options)
+            named = dict(zip(options, changed[len(arguments) :], strict=True))
+            return f(*changed[: len(arguments)], **named)
 
         return wrong
 
@@ -76,7 +102,11 @@ def _off_at(place: Callable) -> Callable:
 
 def _noisy(x):
     x = _number(x)
-    return x + 0.02 * torch.randn_like(x) if x.dtype.is_floating_point else torch.randint_like(x.long(), 0, 2).to(x.dtype)
+    return (
+        x + 0.02 * torch.randn_like(x)
+        if x.dtype.is_floating_point
+        else torch.randint_like(x.long(), 0, 2).to(x.dtype)
+    )
 
 
 def _rounded(x):
@@ -110,9 +140,20 @@ OF_ROWS = {
     "flat": lambda x: x.reshape(-1) if x.ndim > 1 else x.reshape(1, -1),
     "summed": lambda x: x.sum(),
 }
-NONSENSE = {"None": None, "text": "text", "an object": object(), "a dict": {"a": 1}, "an empty tuple": (),
-            "three things": (1, 2, 3), "texts": ["a", "b"], "a function": len, "nothing in it": torch.zeros(0),
-            "a complex number": 1j, "Ellipsis": ..., "an exception": ValueError("no")}  # fmt: skip
+NONSENSE = {
+    "None": None,
+    "text": "text",
+    "an object": object(),
+    "a dict": {"a": 1},
+    "an empty tuple": (),
+    "three things": (1, 2, 3),
+    "texts": ["a", "b"],
+    "a function": len,
+    "nothing in it": torch.zeros(0),
+    "a complex number": 1j,
+    "Ellipsis": ...,
+    "an exception": ValueError("no"),
+}
 ARGUMENT = {
     "ones": torch.ones_like,
     "rows rolled": lambda x: x.roll(1, 0),
@@ -205,20 +246,39 @@ def derived(step: str, f: Callable, example: tuple, result) -> dict[str, Callabl
             changes[f"result: not 0 at padding ({which})"] = _at_padding(ZERO_AT_PADDING[step], which)
     for place, argument in enumerate(example):
         if isinstance(argument, Tensor):
-            changes |= {f"argument {place}: {name}": _before(place, how) for name, how in ARGUMENT.items()
-                        if argument.ndim and len(argument) > 1}  # fmt: skip
-            changes[f"argument {place}: changed in place"] = _mutating(place, lambda x: x.copy_(x.flip(-1).clone() + 1))
+            changes |= {
+                f"argument {place}: {name}": _before(place, how)
+                for name, how in ARGUMENT.items()
+                if argument.ndim and len(argument) > 1
+            }
+            changes[f"argument {place}: changed in place"] = _mutating(
+                place, lambda x: x.copy_(x.flip(-1).clone() + 1)
+            )
             if argument.dtype == torch.bool:
                 last = lambda m: m & (m.cumsum(1) < m.sum(1, keepdim=True))  # noqa: E731
                 changes[f"argument {place}: without the last"] = _before(place, last)
-                changes[f"argument {place}: one more"] = _before(place, lambda m: m | m.roll(1, 1) | ~m.any(1, True))
+                changes[f"argument {place}: one more"] = _before(
+                    place, lambda m: m | m.roll(1, 1) | ~m.any(1, True)
+                )
         elif isinstance(argument, float):
-            changes |= {f"argument {place}: {name}": _before(place, how if callable(how) else lambda x, how=how: how)
-                        for name, how in SCALARS.items()}  # fmt: skip
-    shapes = [a.shape if isinstance(a, Tensor) and a.dtype != torch.bool else type(a) if isinstance(a, float) else None
-              for a in example]  # fmt: skip
-    changes |= {f"arguments {i} and {j} swapped": _swapped(i, j) for i in range(len(shapes))
-                for j in range(i) if shapes[i] is not None and shapes[i] == shapes[j]}  # fmt: skip
+            changes |= {
+                f"argument {place}: {name}": _before(place, how if callable(how) else lambda x, how=how: how)
+                for name, how in SCALARS.items()
+            }
+    shapes = [
+        a.shape
+        if isinstance(a, Tensor) and a.dtype != torch.bool
+        else type(a)
+        if isinstance(a, float)
+        else None
+        for a in example
+    ]
+    changes |= {
+        f"arguments {i} and {j} swapped": _swapped(i, j)
+        for i in range(len(shapes))
+        for j in range(i)
+        if shapes[i] is not None and shapes[i] == shapes[j]
+    }
     if step in TRAINED:
         changes["gradient: none"] = _after(lambda x: x.detach())
         changes["gradient: under no_grad"] = _under_no_grad

@@ -31,8 +31,7 @@ def check_group_advantages(implementation: Callable, draw: Draw) -> None:
         (
             centered / bessel,
             f"Your standard deviation divides by G - 1 = {G - 1} (Bessel, torch's default) instead of G = "
-            f"{G}: "
-            "all advantages are too small by sqrt((G-1)/G). Use correction=0.",
+            f"{G}: all advantages are too small by sqrt((G-1)/G). Use correction=0.",
         ),
         ((r - r.mean(0)) / r.std(0, correction=0), _axis("mean and standard deviation run", P, G)),
         ((r - r.mean(0)) / r.std(0), _axis("mean and standard deviation run", P, G)),
@@ -47,6 +46,7 @@ def check_group_advantages(implementation: Callable, draw: Draw) -> None:
         (centered, "You subtract the group's mean but do not divide by its standard deviation."),
         (r / std, "You divide by the standard deviation but do not subtract the group's mean."),
         (centered / std**2, "You divide by the variance: take its square root."),
+        (centered / (std**2 + 1e-4), "You divide by the variance: take its square root."),
         (-centered / std, "The sign is reversed: a reward above the mean has a positive advantage."),
     ]
     agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=1e-3, atol=1e-3)
@@ -62,8 +62,7 @@ def _axis(what: str, P: int, G: int) -> str:
 def _batch(what: str, P: int, G: int) -> str:
     return (
         f"Your {what} is that of the whole batch of {P * G} rewards, not of each group of {G}: use axis 1 "
-        "and "
-        "keepdim=True."
+        "and keepdim=True."
     )
 
 
@@ -72,9 +71,8 @@ def check_bessel(implementation: Callable, draw: Draw) -> None:
     """``f(rewards, correction=1)``: the same over Bessel's standard deviation, which divides by G - 1."""
     r = _rewards(draw)
     ignored = (
-        f"The option is ignored: with correction=1 the standard deviation divides by G - 1 = "
-        f"{r.shape[1] - 1}, "
-        f"not by G = {r.shape[1]}. Results will not compare with TRL's."
+        "The option is ignored: with correction=1 the standard deviation divides by G - 1 = "
+        f"{r.shape[1] - 1}, not by G = {r.shape[1]}. Results will not compare with TRL's."
     )
     plain, close = advantages.group_advantages(r), {"rtol": 5e-3, "atol": 5e-3}
     if not torch.allclose(call(implementation, r), plain, **close):
@@ -100,32 +98,14 @@ def check_tied_groups(implementation: Callable, draw: Draw) -> None:
     if worst != worst:
         raise CheckFailed(
             f"{G} equal rewards of {value.item():.6g} get NaN, expected 0: 0 / 0. A tied group is found by "
-            "max == min, "
-            "and what was divided by zero must not be chosen there (masked_fill, torch.where)."
+            "max == min, and what was divided by zero must not be chosen there (masked_fill, torch.where)."
         )
     if worst:
         raise CheckFailed(
             f"{G} equal rewards of {value.item():.6g} get an advantage of {worst:.3g}, expected 0. In "
-            "float32 "
-            f"their mean misses them by {miss:.1e}, and you divide that by next to nothing. A tied group is "
-            "found by max == min, not by a small eps."
+            f"float32 their mean misses them by {miss:.1e}, and you divide that by next to nothing. A tied "
+            "group is found by max == min, not by a small eps."
         )
-
-
-@register("advantages.group_advantages")
-def check_small_spread(implementation: Callable, draw: Draw) -> None:
-    """``f(rewards)``: groups whose rewards hardly differ are not tied, and eps, 1e-4, holds them down."""
-    r = draw.integers(0, 2, 3, 1) + 1e-3 * draw.uniform(1, 3, 3, 1) * draw.normal(3, draw.integer(4, 6))
-    centered, std = r - r.mean(1, keepdim=True), r.std(1, keepdim=True, correction=0)
-    seen = "where rewards differ by thousandths only: eps = 1e-4 is added to the standard deviation."
-    mistakes = [
-        (torch.zeros_like(r), "The groups are not tied, though their rewards are close: compare max and "
-                              "min."),
-        (centered / std, f"There is no eps, {seen}"),
-        (centered / (std**2 + 1e-4).sqrt(), f"eps stands under the root, {seen}"),
-        *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
-    ]
-    agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=5e-3, atol=5e-3)
 
 
 @register("advantages.leave_one_out")
@@ -146,7 +126,15 @@ def check_leave_one_out(implementation: Callable, draw: Draw) -> None:
         ),
         (r - (r.sum(0) - r) / (r.shape[0] - 1), _axis("the mean of the others runs", *r.shape)),
         (r - (r.sum() - r) / (r.numel() - 1), _batch("mean of the others", *r.shape)),
+        (
+            (r - (total - r) / (G - 1)) / r.std(1, keepdim=True),
+            "You divide by the standard deviation: RLOO only subtracts the others' mean.",
+        ),
         (r - r.median(1, keepdim=True).values, "You subtract the median: take the mean of the others."),
+        (
+            r - torch.stack([r[:, [j for j in range(G) if j != i]].amax(1) for i in range(G)], 1),
+            "You subtract the best of the others: take their mean.",
+        ),
         (r - r.roll(1, 1), "You compare with one of the others: take the mean of all of them."),
         ((total - r) / (G - 1) - r, "The sign is reversed: a reward above the others' mean is positive."),
         ((total - r) / (G - 1), "This is the baseline itself: subtract it from the reward."),
@@ -168,13 +156,12 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
     def other(v=values, gamma=gamma, lam=lam, decay=None, bootstrap=False):
         return _gae(rewards, v, mask, gamma, gamma * lam if decay is None else decay, bootstrap)
 
-    late, nothing = values.roll(-1, 1), torch.zeros_like(values)
+    late, nothing, end = values.roll(-1, 1), torch.zeros_like(values), mask.sum(1, keepdim=True) - 1
     mistakes = [
         (
             other(bootstrap=True),
             "At the last token you add the critic's value of the padding after it. Nothing follows the end: "
-            "the "
-            "next value there is 0, the (1 - done) of the formula.",
+            "the next value there is 0, the (1 - done) of the formula.",
         ),
         (
             other(late),
@@ -186,6 +173,10 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
         (
             other(decay=0.0),
             "This is the one-step error alone: add gamma * lam times the next token's advantage.",
+        ),
+        (
+            _gae(rewards + gamma * values * (torch.arange(T) == end), values, mask, gamma, gamma * lam),
+            "After the last token you go on with its own value: nothing follows the end, the next is 0.",
         ),
         (other(nothing), "The values are missing: this is the return, not the advantage."),
         (returns, "These are the returns: the advantages are the returns less the values."),
@@ -231,8 +222,7 @@ def check_token_rewards(implementation: Callable, draw: Draw) -> None:
         (
             put(late),
             "The score stands one token after the end, on padding, where the mask will hide it: its column "
-            "is "
-            "mask.sum(1) - 1.",
+            "is mask.sum(1) - 1.",
         ),
         (
             torch.where(mask, put(late), 0.0),

@@ -1,7 +1,8 @@
 """What all checks share: the call of a student's function, the comparison, and the sentence that fails.
 
 A check compares what a function returns, and its gradient, with the right answer. Where the two differ, it
-computes the usual wrong answers as well, and names the one that matches. See :mod:`nanogrpo.teach.checks.diagnose` for those that
+computes the usual wrong answers as well, and names the one that matches. See
+:mod:`nanogrpo.teach.checks.explain` for those that
 all checks have in common.
 """
 
@@ -14,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nanogrpo.teach.checks import diagnose
+from nanogrpo.teach.checks import explain
 from nanogrpo.teach.checks.registry import CheckFailed
 
 Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
@@ -37,8 +38,8 @@ def call(function: Callable, *arguments, **options):
     for i, now, before in tensors:
         if not torch.equal(now.detach().nan_to_num(), before.nan_to_num()):
             raise CheckFailed(
-                f"Your function changes its argument {i + 1} in place: the caller still needs it. "
-                "Use operations without a trailing underscore, or clone first."
+                f"Your function changes its argument {i + 1} in place: the caller still needs it. Use "
+                "operations without a trailing underscore, or clone first."
             )
     if result is None:
         raise CheckFailed("Your function returns None: is its return missing?")
@@ -110,12 +111,11 @@ def _guesses(
     if first is not None and not _same(first, second):
         raise CheckFailed(
             "Two calls with the same arguments give different answers: your function draws numbers of its "
-            "own, or "
-            "keeps something from one call to the next."
+            "own, or keeps something from one call to the next."
         )
     if _same(first, third) and not _same(_quietly(reference, plain, part), _quietly(reference, others, part)):
         raise CheckFailed("Your function returns the same for other arguments: they have no influence.")
-    for changed, sentence in diagnose.of_arguments(plain, list(inspect.signature(reference).parameters)):
+    for changed, sentence in explain.of_arguments(plain, list(inspect.signature(reference).parameters)):
         wrong = _quietly(reference, changed, part)  # not every change makes sense
         if wrong is not None:
             yield wrong, sentence
@@ -147,9 +147,11 @@ def number(what: str, got) -> Tensor:
     try:
         got = got if isinstance(got, Tensor) else torch.as_tensor(got)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckFailed(f"{what} is a {type(got).__name__}, expected a tensor.") from error
+        kind = type(got).__name__
+        article = "an" if kind[0] in "aeiouE" else "a"
+        raise CheckFailed(f"{_capital(what)} is {article} {kind}, expected a tensor.") from error
     if got.is_complex():
-        raise CheckFailed(f"{what} is complex: {got.dtype}.")
+        raise CheckFailed(f"{_capital(what)} is complex, {got.dtype}: real numbers are asked for.")
     return got
 
 
@@ -192,11 +194,11 @@ def compare(
         if agrees(wrong):
             raise CheckFailed(f"{sentence} ({seen})")
     if got.shape != expected.shape:
-        hint = diagnose.shapes(got, expected)
-        raise CheckFailed(f"{seen[0].upper()}{seen[1:]}. {hint}".strip())
+        hint = explain.shapes(got, expected)
+        raise CheckFailed(f"{_capital(seen)}. {hint}")
     kept = got if where is None or where.shape != got.shape else torch.where(where, got, expected)
-    hint = diagnose.numbers(kept.double(), expected.double(), close, where, more())
-    raise CheckFailed(f"{hint} ({seen})" if hint else f"{seen[0].upper()}{seen[1:]}.")
+    hint = explain.numbers(kept.double(), expected.double(), close, where, more())
+    raise CheckFailed(f"{hint} ({seen})" if hint else f"{_capital(seen)}.")
 
 
 def padding_is_zero(what: str, got: Tensor, mask: Tensor) -> None:
@@ -204,8 +206,9 @@ def padding_is_zero(what: str, got: Tensor, mask: Tensor) -> None:
     if bool(got.detach()[~mask].ne(0).any()):
         row, column = (int(i) for i in ((got.detach() != 0) & ~mask).nonzero()[0])
         raise CheckFailed(
-            f"{what} is right at the sampled tokens, but not zero at padding: {got[row, column].item():.4g} "
-            f"at [{row}, {column}], where the mask is false. Mask it (torch.where(mask, ..., 0.0))."
+            f"{_capital(what)} is right at the sampled tokens, but not zero at padding: "
+            f"{got[row, column].item():.4g} at [{row}, {column}], where the mask is false. Mask it "
+            "(torch.where(mask, ..., 0.0))."
         )
 
 
@@ -213,8 +216,8 @@ def gradient(what: str, output: Tensor, leaf: Tensor, weights: Tensor | None = N
     """Gradient of an implementation's output (its weighted sum) with respect to one of its inputs."""
     if not isinstance(output, Tensor) or not output.requires_grad:
         raise CheckFailed(
-            f"{what} has no gradient, so nothing could be trained with it. Something on the way was "
-            "detached, computed under no_grad, or made a Python number with .item()."
+            f"{_capital(what)} has no gradient, so nothing could be trained with it. Something on the way "
+            "was detached, computed under no_grad, or made a Python number with .item()."
         )
     total = output.sum() if weights is None else (output * weights).sum()
     try:
@@ -230,6 +233,10 @@ def no_gradient(what: str, output: Tensor, leaf: Tensor, why: str) -> None:
         raise CheckFailed(f"A gradient flows into {why}")
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _difference(what: str, got: Tensor, expected: Tensor, where: Tensor | None) -> str:
     if got.shape != expected.shape:
         return f"{what} has shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
@@ -239,8 +246,8 @@ def _difference(what: str, got: Tensor, expected: Tensor, where: Tensor | None) 
     gap = gap if where is None else gap.masked_fill(~where, 0)
     place = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))
     return (
-        f"{what}, shape {tuple(got.shape)}, is {got[place].item():.4g} at {list(place)}, "
-        f"expected {expected[place].item():.4g}"
+        f"{what}, shape {tuple(got.shape)}, is {got[place].item():.4g} at {list(place)}, expected "
+        f"{expected[place].item():.4g}"
     )
 
 

@@ -33,9 +33,8 @@ def _check(implementation: Callable, draw: Draw, name: str) -> None:
         "k3": [
             (
                 torch.expm1(-delta) + delta,
-                f"The sign is reversed: k3 = exp(delta) - 1 - delta with {DELTA}. Yours estimates "
-                f"chi-square minus "
-                "KL; it is positive too, but has spikes where the policy is far from the reference.",
+                f"The sign is reversed: k3 = exp(delta) - 1 - delta with {DELTA}. Yours estimates chi-square "
+                "minus KL; it is positive too, but has spikes where the policy is far from the reference.",
             ),
             (torch.expm1(delta), "The last term is missing: k3 = exp(delta) - 1 - delta."),
             (torch.exp(delta) - delta, "The 1 is missing: k3 = exp(delta) - 1 - delta is zero at delta = 0."),
@@ -92,8 +91,7 @@ def check_reference_gets_no_gradient(implementation: Callable, draw: Draw) -> No
     ref = ref.requires_grad_()
     why = (
         "ref_logprobs: the reference is not detached. Should it share weights with the policy, the two "
-        "gradients "
-        "cancel. Use ref_logprobs.detach(), or compute them under no_grad."
+        "gradients cancel. Use ref_logprobs.detach(), or compute them under no_grad."
     )
     no_gradient("the KL", call(implementation, logprobs, ref), ref, why)
 
@@ -130,9 +128,8 @@ def check_entropy(implementation: Callable, draw: Draw) -> None:
     mistakes = [
         (
             right / shape[-1],
-            f"You average over the vocabulary: the entropy is the sum over its {shape[-1]} tokens, and "
-            f"yours is too "
-            "small by that factor.",
+            f"You average over the vocabulary: the entropy is the sum over its {shape[-1]} tokens, and yours "
+            "is too small by that factor.",
         ),
         (-right, "The sign is reversed: an entropy is -sum p log p, and never negative."),
         (right / torch.tensor(2.0).log(), "These are bits: take the natural logarithm, for nats."),
@@ -152,9 +149,8 @@ def check_entropy_sampled(implementation: Callable, draw: Draw) -> None:
     mistakes = [
         (
             -logprobs.exp() * logprobs,
-            "This is -p log p, the proxy: the tokens were sampled with probability p, so that each "
-            "surprise is "
-            "weighed with p already. It is never above 1/e = 0.37. Use -log p.",
+            "This is -p log p, the proxy: the tokens were sampled with probability p, so that each surprise "
+            "is weighed with p already. It is never above 1/e = 0.37. Use -log p.",
         ),
         (logprobs, "The sign is reversed: a surprise is -log p."),
         (-logprobs.exp(), "These are probabilities: take -log p."),

@@ -24,8 +24,10 @@ def check_whiten(implementation: Callable, draw: Draw) -> None:
     stds = (((A - means) ** 2 * mask).sum(1, keepdim=True) / n).sqrt()
     padding = "take the unmasked tokens only, advantages[mask]."
     wrong = [
-        ((A - A.mean()) / (A.std(correction=0) + eps), f"Mean and deviation run over padding, too: "
-         f"{padding}"),
+        (
+            (A - A.mean()) / (A.std(correction=0) + eps),
+            f"Mean and deviation run over padding, too: {padding}",
+        ),
         ((A - A.mean()) / (A.std() + eps), f"Mean and deviation run over padding, too: {padding}"),
         ((A - zeroed.mean()) / (zeroed.std(correction=0) + eps), f"Padding counts as zeros: {padding}"),
         ((A - zeroed.mean()) / (zeroed.std() + eps), f"Padding counts as zeros: {padding}"),
@@ -98,15 +100,24 @@ def check_explained_variance(implementation: Callable, draw: Draw) -> None:
             (
                 V.var() / R.var(),
                 "This compares the two spreads: a critic of pure noise would score well. Use the variance of "
-                "the "
-                "error.",
+                "the error.",
             ),
             (
                 correlation**2,
                 "This is the squared correlation: it forgives a wrong scale, which the advantages do not.",
             ),
-            (correlation, "This is the correlation: it forgives a wrong scale. Use the variance of the "
-                          "error."),
+            (
+                1 - (mask * (returns - values)).var() / (mask * returns).var(),
+                "Padding counts as zeros: take values[mask] and returns[mask].",
+            ),
+            (
+                _explained_variance(values[:1], returns[:1], mask[:1]),
+                "This is the first completion alone: take the tokens of all of them.",
+            ),
+            (
+                correlation,
+                "This is the correlation: it forgives a wrong scale. Use the variance of the error.",
+            ),
             (1 - error.var(correction=0) / R.var(), "Numerator and denominator are corrected differently."),
             (
                 torch.tensor(0.0 if knows < 0 else 9.0),

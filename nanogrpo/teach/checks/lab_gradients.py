@@ -48,8 +48,10 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
         ),
         (-A.expand(B, T) / B, "Padding gets a gradient: mask the log-probs before you add them up."),
         (right * B, f"You add up the {B} rows: take their mean."),
-        (right / n, "You divide each row by its length: a log-prob of a completion is the SUM of its "
-                    "tokens'."),
+        (
+            right / n,
+            "You divide each row by its length: a log-prob of a completion is the SUM of its tokens'.",
+        ),
         (
             right * B / mask.sum(),
             f"You divide by the {int(mask.sum())} tokens of the batch, and not by its {B} rows.",
@@ -107,10 +109,14 @@ def check_exact_gradient(implementation: Callable, draw: Draw) -> None:
         ),
         ((probs * rewards)[:, None] * scores, "Add up the completions: axis 0."),
         (right / right.norm(), "This has length 1: the gradient's length counts, too."),
-        (probs[best] * rewards[best] * scores[best], "This is the best completion alone: add up all of "
-         "them."),
-        (probs[likely] * rewards[likely] * scores[likely], "This is the likeliest completion alone: add "
-         "all."),
+        (
+            probs[best] * rewards[best] * scores[best],
+            "This is the best completion alone: add up all of them.",
+        ),
+        (
+            probs[likely] * rewards[likely] * scores[likely],
+            "This is the likeliest completion alone: add all.",
+        ),
     ]
     agree("the gradient", implementation, _exact, (probs, rewards, scores), mistakes)
 
@@ -150,6 +156,7 @@ def check_expected_estimate(implementation: Callable, draw: Draw) -> None:
         (over(pairs.flip(1)), "The second draw has the probabilities in another order than the first."),
         (_expected(probs, estimates) / 2, "You divide by 2: the estimate is that of a pair already."),
         (over(pairs**2), "The probabilities are in there twice."),
+        (over(pairs.sqrt()), "You take the root of the probabilities: take them as they are."),
         (estimates[probs.argmax(), probs.argmax()], "This is the likeliest pair alone: add up all of them."),
         (pairs[..., None] * estimates, "Add up the pairs: axes 0 and 1."),
     ]
@@ -174,8 +181,7 @@ def check_best_baseline(implementation: Callable, draw: Draw) -> None:
         (
             (probs * rewards).sum(),
             "This is the mean reward: a good baseline, but not the best one. Weigh each completion with the "
-            "square of "
-            "its score's length, too.",
+            "square of its score's length, too.",
         ),
         (rewards.mean(), "This is the plain mean of the rewards, without probabilities or scores."),
         (weighed(square.sqrt()), "You weigh with the length of the score: take its square."),
@@ -186,6 +192,7 @@ def check_best_baseline(implementation: Callable, draw: Draw) -> None:
         ((probs * rewards * square).sum(), "The denominator is missing: E[|s|^2]."),
         ((probs * rewards * square).sum() / square.sum(), "The probabilities are missing below the line."),
         (1 / right, "The fraction is upside down."),
+        (rewards[probs.argmax()], "This is the reward of the likeliest completion: weigh all of them."),
         (-right, "The sign is reversed: the baseline is subtracted from the reward later."),
     ]
     agree("the baseline", implementation, _baseline, (probs, rewards, scores), mistakes)

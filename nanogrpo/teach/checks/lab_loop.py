@@ -73,9 +73,6 @@ class Witness:
     def update(self, rollout: Rollout, advantages: Tensor) -> None:
         """Judge one step, then move the policy: the next samples must be those of another one."""
         P, G, step = self.config.prompts_per_step, self.config.group_size, len(self.drawn) + 1
-        if rollout is self.last:
-            raise CheckFailed(f"update is called twice on the samples of step {step - 1}: once is asked for.")
-        self.last = rollout
         ids = zip(rollout.prompt_ids.tolist(), rollout.prompt_lens.tolist(), strict=True)
         self.drawn.append([self.tokenizer.decode(row[:n]) for row, n in ids])
         if len(self.drawn[-1]) != P or rollout.group_size != G:
@@ -89,6 +86,7 @@ class Witness:
                 "torch.randperm."
             )
         self._is_fresh(rollout, step)
+        self.last = rollout
         if len(self.rewarded) != step:
             raise CheckFailed(
                 f"Before update {step} the reward function was called {len(self.rewarded)} times: each step "
@@ -107,10 +105,11 @@ class Witness:
                 (token_logprobs(self.policy, *batch) - rollout.logprobs)[rollout.completion_mask].abs().max()
             )
         if gap > 1e-2:
+            old = " They are the last step's: is update called twice?" if rollout is self.last else ""
             raise CheckFailed(
                 f"The samples of step {step} are not those of the policy as it is now (their log-probs "
                 f"differ by up to {gap:.2g}): sample anew in each step, from the policy that is trained, not "
-                "from a copy."
+                f"from a copy.{old}"
             )
 
     def _is_rewarded(self, rollout: Rollout) -> None:
@@ -159,19 +158,19 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
     task = Addition(1, held_out=10)
     problems = [task.split()[0][int(i)] for i in torch.randperm(90, generator=draw.generator)[:9]]
     config = GRPOConfig(
-        max_new_tokens=task.max_new_tokens, group_size=draw.integer(3, 4), prompts_per_step=draw.integer(5, 6),
-        max_steps=draw.integer(4, 5),
+        max_new_tokens=task.max_new_tokens, group_size=draw.integer(3, 4),
+        prompts_per_step=draw.integer(5, 6), max_steps=draw.integer(4, 5),
     )  # fmt: skip
     seed, runs = draw.integer(0, 10**6), []
     start = draw.model(task.tokenizer.vocab_size, task.block_size).state_dict()
-    for _ in range(2):
+    for shift in (0, 0, 1):  # twice from the same generator, then from another one
         policy = draw.model(task.tokenizer.vocab_size, task.block_size)
         policy.load_state_dict({name: 0.3 * tensor for name, tensor in start.items()})
         seen = Witness(policy, problems, config, draw)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed + shift)
         given = (policy, seen.tokenizer, problems, seen.reward, seen.update, config, generator)
         got = call(implementation, *given)
-        runs.append((seen.drawn[:1], [completions for _, completions, _ in seen.rewarded[:1]]))
+        runs.append((seen.drawn, [completions for _, completions, _ in seen.rewarded]))
         if len(seen.drawn) != config.max_steps:
             raise CheckFailed(
                 f"update was called {len(seen.drawn)} times in config.max_steps = {config.max_steps} steps: "
@@ -188,12 +187,16 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
             (means * config.group_size * config.prompts_per_step, "These are sums: return mean rewards."),
             (best, "These are the best rewards: return mean rewards."),
         ])  # fmt: skip
-    if runs[0] != runs[1]:
-        what = "drew other prompts" if runs[0][0] != runs[1][0] else "sampled other completions"
+    if runs[0][0] == runs[2][0]:
+        raise CheckFailed(
+            "Two runs from two generators drew the same prompts: draw them by chance, torch.randperm."
+        )
+    first, second = (tuple(seen[0] for seen in run) for run in runs[:2])  # what the first step saw
+    if first != second:
+        what = "drew other prompts" if first[0] != second[0] else "sampled other completions"
         raise CheckFailed(
             f"Two runs from the same generator {what}: give generator to torch.randperm and to sample, or no "
-            "run "
-            "can be repeated."
+            "run can be repeated."
         )
 
 
@@ -201,7 +204,7 @@ def _check_learning(implementation: Callable, draw: Draw) -> None:
     before, after = learning(implementation, draw)
     if after - before < LEAST_RISE:
         raise CheckFailed(
-            f"Each step looks right, but ten of them moved the probability of the right answer from "
+            "Each step looks right, but ten of them moved the probability of the right answer from "
             f"{before:.2f} to {after:.2f}, expected above {before + LEAST_RISE:.2f}: does all training "
             "happen in update?"
         )

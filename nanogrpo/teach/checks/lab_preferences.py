@@ -27,8 +27,10 @@ def check_preference_probs(implementation: Callable, draw: Draw) -> None:
         (torch.sigmoid(a / tau - b), "The temperature divides one score alone: divide the difference by it."),
         (gap / tau, "These are log-odds: take their sigmoid."),
         (torch.tanh(gap / tau), "tanh goes from -1 to 1: a probability is a sigmoid."),
-        (torch.softmax(gap / tau, 0), "Your softmax runs over the pairs: each pair has a probability of its "
-                                      "own."),
+        (
+            torch.softmax(gap / tau, 0),
+            "Your softmax runs over the pairs: each pair has a probability of its own.",
+        ),
         (
             0.5 * (1 + torch.erf(gap / tau / 2**0.5)),
             "This is the normal law: Bradley and Terry take the sigmoid.",
@@ -40,10 +42,14 @@ def check_preference_probs(implementation: Callable, draw: Draw) -> None:
         ((gap > 0).float(), "This judge makes no mistakes: the temperature says how often it does."),
         (torch.sigmoid(a / tau), "You judge a alone: only the difference of the two scores counts."),
         (torch.sigmoid((a + b) / tau), "You add the scores: only their difference counts."),
-        (torch.sigmoid(gap.abs() / tau), "The sign of the difference is lost: a better b is not preferred to "
-         "a."),
-        (a.abs() / (a.abs() + b.abs()), "These are shares of the points: take the sigmoid of the "
-         "difference."),
+        (
+            torch.sigmoid(gap.abs() / tau),
+            "The sign of the difference is lost: a better b is not preferred to a.",
+        ),
+        (
+            a.abs() / (a.abs() + b.abs()),
+            "These are shares of the points: take the sigmoid of the difference.",
+        ),
     ]
     agree("the probability", implementation, reward_model.preference_probs, (a, b, tau), mistakes)
 
@@ -66,8 +72,7 @@ def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
         (
             (probs > 0.5).float().mean(),
             "This is the share of pairs in which a is better: average the probability that the label agrees "
-            "with the "
-            "better one.",
+            "with the better one.",
         ),
         (best, "This is one number a pair: take the mean."),
         (best.sum(), "This is the sum: take the mean."),
@@ -76,8 +81,10 @@ def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
         (best.min(), "This is the hardest pair: take the mean over all."),
         (best.median(), "This is the median pair: take the mean over all."),
         (best[: len(best) // 2].mean(), "Half of the pairs are left out: take the mean over all."),
-        (probs.clamp(min=0.5).mean(), "Where b is better you count a half: the guess is b there, right with "
-                                      "1 - p."),
+        (
+            probs.clamp(min=0.5).mean(),
+            "Where b is better you count a half: the guess is b there, right with 1 - p.",
+        ),
         ((probs - 0.5).abs().mean(), "This is the mean distance from a coin: add one half."),
         (torch.special.entr(probs).mean(), "This is -p log p: take the larger of p and 1 - p."),
         (
@@ -108,8 +115,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
         (
             above.mean(),
             "A tie counts as wrong: a model that says the same of everything would score 0, and a coin 0.5. "
-            "Count "
-            "ties half.",
+            "Count ties half.",
         ),
         (
             (above + ties).mean(),
@@ -117,21 +123,27 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
             "half.",
         ),
         (near.mean(), "Scores that are close count as ties: a tie is a pair of equal scores."),
-        (torch.where(gap.abs() < 0.05, 0.5, above).mean(), "Scores that are close count as ties: compare "
-         "with ==."),
+        (
+            torch.where(gap.abs() < 0.05, 0.5, above).mean(),
+            "Scores that are close count as ties: compare with ==.",
+        ),
         (above.sum() / (1 - ties).sum(), "You leave ties out: they count half."),
         ((above + ties / 4).mean(), "A tie counts a quarter: count it half."),
         (
             (chosen < rejected).float().mean() + ties.mean() / 2,
             "The order is reversed: the chosen text should score higher.",
         ),
-        (torch.sign(gap).mean(), "This goes from -1 to 1: count a right pair 1, a wrong one 0, a tie one "
-                                 "half."),
+        (
+            torch.sign(gap).mean(),
+            "This goes from -1 to 1: count a right pair 1, a wrong one 0, a tie one half.",
+        ),
         (above + ties / 2, "This is one number a pair: take the mean."),
         (gap.mean(), "This is the mean margin: count the pairs."),
         ((chosen > 0).float().mean(), "A score alone says nothing: compare the two of a pair."),
-        ((chosen > rejected.mean()).float().mean(), "You compare with the mean of all: compare the two of a "
-         "pair."),
+        (
+            (chosen > rejected.mean()).float().mean(),
+            "You compare with the mean of all: compare the two of a pair.",
+        ),
         (
             ((chosen[:, None] > rejected).float() + 0.5 * (chosen[:, None] == rejected)).mean(),
             "You compare all texts with all: compare the two of a pair.",
@@ -170,24 +182,28 @@ def _other_bests(scores: Tensor, values: Tensor, n: int) -> list[tuple[Tensor, s
     rank, chosen = torch.arange(N + 1) / N, values[order]
     top, place = scores.topk(n).indices, scores.argsort().argsort()
     return [
-        (scores[order] @ weight, "This is the score of the best: what is it worth? Take values, sorted by "
-                                 "score."),
+        (
+            scores[order] @ weight,
+            "This is the score of the best: what is it worth? Take values, sorted by score.",
+        ),
         (
             values.sort().values @ weight,
             "You sort by value: nobody knows the values when choosing. Sort by score.",
         ),
         (chosen.flip(0) @ weight, "The order is reversed: this picks the worst-scored of n."),
         (values @ weight, "The values are not sorted: bring them into the order of the scores."),
-        (values[place] @ weight, "You index with ranks: scores.argsort() is the order, argsort of it the "
-                                 "ranks."),
+        (
+            values[place] @ weight,
+            "You index with ranks: scores.argsort() is the order, argsort of it the ranks.",
+        ),
         (values[scores.argmax()], "This is the best of the whole pool: average over all subsets of n."),
         (values[scores[:n].argmax()], "This is the best of the first n: average over all subsets."),
         (values[top].mean(), "This is the mean of the n best: keep one of n."),
         (values[top].median(), "This is the median of the n best: keep one of n."),
         (
             chosen @ (rank[1:] ** n - rank[:-1] ** n),
-            "This draws with replacement: a subset of n has n different members, so the weights are "
-            "comb(i - 1, n - 1) / comb(N, n).",
+            "This draws with replacement: a subset of n has n different members, so the weights are comb(i - "
+            "1, n - 1) / comb(N, n).",
         ),
         (chosen @ late, "The ranks are one too high: the worst of the pool has rank i = 1."),
         (chosen @ low, "The ranks are one too low: the worst of the pool has rank i = 1."),

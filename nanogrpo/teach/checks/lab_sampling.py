@@ -28,9 +28,7 @@ def _complete(
     return torch.stack([torch.cat(tokens).to(uniforms), torch.cat(logprobs)])
 
 
-def _case(
-    draw: Draw, N: int, wanted: Callable[[int], bool]
-) -> tuple[GPT, Tensor, Tensor, int, Tensor, int]:
+def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[GPT, Tensor, Tensor, int, Tensor, int]:
     """A completion of a wanted length (above N: no end): what to call with, all its tokens, its length."""
     while True:
         eos = draw.integer(0, 5)
@@ -56,8 +54,7 @@ def check_complete(implementation: Callable, draw: Draw) -> None:
         if ids.shape != logprobs.shape:
             raise CheckFailed(
                 f"Ids of shape {tuple(ids.shape)} and log-probs of shape {tuple(logprobs.shape)}: return one "
-                "of each "
-                "for every sampled token, without the prompt."
+                "of each for every sampled token, without the prompt."
             )
         got, right = torch.stack([ids.to(loop), logprobs.to(loop)]), loop[:, :end]
         mistakes = _wrong_completions(loop, end, *arguments)
@@ -85,8 +82,7 @@ def _wrong_completions(
          "Each token is sampled as if it were the first: append it to what is read."),
         (_complete(model, prompt, uniforms, lambda text, prompt: text[-1:]),
          "The model reads the last token only, and there is no cache that remembers the rest: give it the "
-         "prompt "
-         "and all tokens so far."),
+         "prompt and all tokens so far."),
         (_complete(model, prompt, uniforms, lambda text, prompt: text[1:]),
          "The first token of the prompt is not read: give the model the whole text."),
         (_complete(model, prompt, uniforms, at=0),
@@ -97,11 +93,11 @@ def _wrong_completions(
         (_complete(model, prompt, uniforms[:1].expand(N)),
          "All tokens are chosen with the same uniform number: token t has its own, uniforms[t]."),
         (_complete(model, prompt, uniforms.flip(0)), "The uniform numbers are used from the back: token t "
-         "has number t."),
+                                                     "has number t."),
         (_complete(model, prompt, uniforms.roll(-1)), "The uniform numbers are used one too early: token t "
-         "has number t."),
+                                                      "has number t."),
         (_complete(model, prompt, 1 - uniforms), "1 - u is used for u: hand the numbers to choose as they "
-         "are."),
+                                                 "are."),
         (_greedy(model, prompt, N), "You always take the most probable token: use choose with uniforms[t]."),
     ]  # fmt: skip
     others += [(_complete(model, prompt, uniforms, lambda text, prompt, k=k: text[-k:]),
@@ -145,14 +141,17 @@ def check_perplexity(implementation: Callable, draw: Draw) -> None:
         (
             (-kept.mean(1)).exp(),
             f"You divide by {T}, the padded length, and not by each completion's own number of tokens, "
-            "mask.sum(1) = "
-            f"{n.tolist()}.",
+            f"mask.sum(1) = {n.tolist()}.",
         ),
         ((-logprobs.sum(1) / n).exp(), "You add up padding too: mask before you add."),
         ((-kept.sum(1)).exp(), "You add the surprises: take their mean, or long completions look worse."),
         (
             (-(kept * early).sum(1) / n.sub(1).clamp(min=1)).exp(),
             "The last token is left out: the end was sampled too, and counts.",
+        ),
+        (
+            (-(kept[:, 1:]).sum(1) / n.sub(1).clamp(min=1)).exp(),
+            "The first token is left out: it was sampled, too.",
         ),
         (1 / right, "The sign is reversed: exp of the mean of minus the log-probs; it is at least 1."),
         (surprise, "This is the mean surprise in nats: take its exp."),
@@ -173,7 +172,7 @@ def check_perplexity(implementation: Callable, draw: Draw) -> None:
     divisors = [(n + 1, "n + 1"), ((n - 1).clamp(min=1), "n - 1"), (n[:1], "the length of the first row"),
                 (n.double().mean(), "the mean length")]  # fmt: skip
     mistakes += [((-kept.sum(1) / divisor).exp(), f"You divide by {name}: each completion has n = "
-     "mask.sum(1) tokens.")
+                                                  "mask.sum(1) tokens.")
                  for divisor, name in divisors]  # fmt: skip
     agree("the perplexity", implementation, _perplexity, (logprobs, mask), mistakes)
     even = torch.full((1, T), -math.log(7.0))

@@ -5,21 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from nanogrpo import advantages
 from nanogrpo import rollout as rollouts
 from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.checks.compare import agree, call, compare
+from nanogrpo.teach.checks.compare import agree, call, compare, no_gradient
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
     OLD,
+    check_penalty,
     clip_case,
+    loss_case,
+    loss_mistakes,
+    one_number,
     padding_does_not_overflow,
+    policy_loss,
     ratio_mistakes,
     surrogate_mistakes,
 )
@@ -27,10 +34,30 @@ from nanogrpo.teach.checks.registry import CheckFailed, register
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
     "through the graph a second time": "backward runs twice through one graph: the log-probs belong inside "
-    "the loop. Each update has moved the policy, so the next one must ask it again.",
+    "the loop. Each update has moved the policy, so the next one must ask "
+    "it again.",
     "modified by an inplace operation": "A weight was changed after the log-probs were computed and before "
-    "backward: call backward first, then optimizer.step(). The log-probs of an update are computed anew.",
+    "backward: call backward first, then optimizer.step(). The log-probs "
+    "of an update are computed anew.",
 }
+
+
+@register()
+def check_small_spread(implementation: Callable, draw: Draw) -> None:
+    """``f(rewards)``: groups whose rewards hardly differ are not tied, and eps, 1e-4, holds them down."""
+    r = draw.integers(0, 2, 3, 1) + 1e-3 * draw.uniform(1, 3, 3, 1) * draw.normal(3, draw.integer(4, 6))
+    centered, std = r - r.mean(1, keepdim=True), r.std(1, keepdim=True, correction=0)
+    seen = "where rewards differ by thousandths only: eps = 1e-4 is added to the standard deviation."
+    mistakes = [
+        (
+            torch.zeros_like(r),
+            "The groups are not tied, though their rewards are close: compare max and min.",
+        ),
+        (centered / std, f"There is no eps, {seen}"),
+        (centered / (std**2 + 1e-4).sqrt(), f"eps stands under the root, {seen}"),
+        *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
+    ]
+    agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=5e-3, atol=5e-3)
 
 
 @register()
@@ -60,6 +87,35 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
     got = call(implementation, logprobs, old.detach().masked_fill(~mask, -1e4), *bounds)
     padding_does_not_overflow("loss", got, got, logprobs)
+
+
+@register()
+def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
+    """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: both parts of GRPO's loss.
+
+    The mean of the policy's part is the paper's, or the package's default. That of the KL is the same.
+    """
+    batch = loss_case(draw, draw.mask(draw.integer(3, 5), draw.integer(3, 5)))
+    logprobs, old, _, A, mask = batch
+
+    def loss(*batch: Tensor) -> Tensor:
+        return one_number(call(implementation, *batch, beta=0.0))
+
+    token_mean = partial(policy_loss, how="token_mean")
+    same = torch.allclose(loss(*batch).double(), token_mean(*batch).double(), atol=1e-5)
+    right, how = (token_mean, "token_mean") if same else (policy_loss, "sequence_mean")
+    mistakes = loss_mistakes(importance_ratio(logprobs, old, mask).detach(), A[:, None].expand_as(mask), mask)
+    agree("the loss without KL (beta = 0)", loss, right, batch, mistakes, trained=(0,))
+    check_penalty(implementation, batch, draw.uniform(0.5, 2, 1).item(), how)
+
+
+@register()
+def check_reference_is_constant(implementation: Callable, draw: Draw) -> None:
+    """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: a constant reference."""
+    logprobs, old, ref, *others = loss_case(draw, draw.mask(3, 4))
+    loss = one_number(call(implementation, logprobs, old, ref.requires_grad_(), *others, beta=0.5))
+    why = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
+    no_gradient("the loss", loss, ref, why)
 
 
 class Descent:
@@ -112,15 +168,23 @@ def _wrong_updates(
     """How far the usual mistakes move the weights; computed only where there is one."""
     known, start = (policy, reference, sampled, A, beta, lr), _flat(policy)
     everywhere = replace(sampled, completion_mask=torch.ones_like(sampled.completion_mask))
-    yield torch.zeros_like(start), (
-        "The policy's weights have not moved: backward fills the gradients, then optimizer.step() uses them. "
-        "It "
-        "is policy itself that is trained, not a copy."
+    yield (
+        torch.zeros_like(start),
+        (
+            "The policy's weights have not moved: backward fills the gradients, optimizer.step() uses them. "
+            "It is policy itself that is trained, not a copy."
+        ),
     )
     times = f"go through the batch num_updates = {updates} times."
     cleared = "The gradients of earlier updates are still there: optimizer.zero_grad() belongs into the loop."
-    own = "The old log-probs are made anew at each update, so the ratio is always 1: use those of sampling, rollout.logprobs."
-    pull = "There is no pull to the reference: its log-probs are those of reference, not of policy, and beta is handed on."
+    own = (
+        "The old log-probs are made anew at each update, so the ratio is always 1: use those of sampling, "
+        "rollout.logprobs."
+    )
+    pull = (
+        "There is no pull to the reference: its log-probs are those of reference, not of policy, and beta is "
+        "handed on."
+    )
     tokens = "This is the loss with the mean over tokens: take the paper's, aggregation='sequence_mean'."
     for arguments, options, sentence in [
         ((*known, 1), {}, f"The policy was updated once: {times}"),
@@ -128,23 +192,31 @@ def _wrong_updates(
         *[((*known, n), {}, f"The policy was updated {n} times: {times}") for n in range(2, updates - 1)],
         ((*known, updates + 1), {}, f"The policy was updated once too often: {times}"),
         ((*known, 2 * updates), {}, f"The policy was updated twice as often: {times}"),
-        ((*known, updates), {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it "
-         "is."),
+        (
+            (*known, updates),
+            {"sign": -1},
+            "The loss goes up: you ascend. Call backward on the loss as it is.",
+        ),
         ((*known, updates), {"clear": False}, cleared),
         ((*known, updates), {"own": True}, own),
         ((*known, updates), {"how": "token_mean"}, tokens),
         ((*known[:4], 0.0, lr, updates), {}, pull),
         ((policy, policy, *known[2:], updates), {}, pull),
         ((*known[:3], -A, *known[4:], updates), {}, "The sign of the advantages is reversed."),
-        ((*known[:3], A.flip(0), *known[4:], updates), {}, "The advantages are in another order than the "
-         "rows."),
+        (
+            (*known[:3], A.flip(0), *known[4:], updates),
+            {},
+            "The advantages are in another order than the rows.",
+        ),
         (
             (*known[:2], everywhere, *known[3:], updates),
             {},
             "Padding counts as sampled tokens: hand on rollout.completion_mask.",
         ),
-        *[((*known[:4], b, lr, updates), {}, f"beta is {b}, and not {beta:.2f}: hand it "
-         "on.") for b in (0.1, 1.0)],
+        *[
+            ((*known[:4], b, lr, updates), {}, f"beta is {b}, and not {beta:.2f}: hand it on.")
+            for b in (0.1, 1.0)
+        ],
     ]:
         yield _improved(*arguments, **options)[0] - start, sentence
 
@@ -205,7 +277,7 @@ def _check_updates(
     except CheckFailed as failed:
         named = [sentence for error, sentence in AUTOGRAD.items() if error in str(failed)]
         raise CheckFailed(named[0]) if named else failed from None
-    moved = [(_flat(student) - start, "The reference is trained, too: it stays as it is.")]
+    moved = [(_flat(student) - _flat(reference), "The reference follows the policy: it stays as it is.")]
     compare("the change of a weight of the reference", _flat(frozen) - _flat(reference), 0 * start, moved)
     change = _flat(student) - start
     compare("the change of a weight of the policy", change, right - start, _wrong_updates(*known))

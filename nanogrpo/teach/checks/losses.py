@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo import losses
-from nanogrpo.teach.checks.compare import Mistakes, agree, call, gradient, no_gradient, number
+from nanogrpo.teach.checks.compare import Mistakes, agree, call, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
 from nanogrpo.teach.checks.registry import CheckFailed, register
@@ -17,7 +17,6 @@ from nanogrpo.teach.checks.registry import CheckFailed, register
 aggregate = partial(losses.aggregate, how="sequence_mean")
 DETACHED = "they are not detached. They are constants"
 OLD = f"old_logprobs: {DETACHED} from sampling; where both come from one graph the two gradients cancel."
-REFERENCE = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
 ADVANTAGES = f"the advantages: {DETACHED} of the loss; use advantages.detach()."
 
 
@@ -42,8 +41,7 @@ def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Te
         (
             torch.ones_like(log_ratio),
             "The ratio is always 1: you divide the policy by itself. old_logprobs are those kept from "
-            "sampling; "
-            "made anew at each update they follow the policy, and the clip never acts.",
+            "sampling; made anew at each update they follow the policy, and the clip never acts.",
         ),
         ((-log_ratio).exp(), "The ratio is upside down: new over old, exp(logprobs - old_logprobs)."),
         (log_ratio, "This is the log-ratio: take its exp."),
@@ -73,8 +71,8 @@ def padding_does_not_overflow(what: str, got: Tensor, looked_at: Tensor, logprob
         broken = f"gradient, not the {what} itself," if finite else what
         raise CheckFailed(
             f"Padding with an old log-prob of -10000 makes the {broken} infinite or NaN: exp overflows "
-            "there, "
-            f"and infinity times the mask's 0 is NaN. Mask the log-ratio before exp, not the {what} after it."
+            f"there, and infinity times the mask's 0 is NaN. Mask the log-ratio before exp, not the {what} "
+            "after it."
         )
 
 
@@ -112,14 +110,12 @@ def surrogate_mistakes(
         (
             -larger,
             "Your min is a max: the clip then stops the gradient where it should push, and pushes where it "
-            "should "
-            "stop. The loss is -min(ratio * A, clipped * A).",
+            "should stop. The loss is -min(ratio * A, clipped * A).",
         ),
         (
             -torch.where(A < 0, larger, smaller),
             "For A < 0 you take the max: the min is right for both signs of A. At A < 0 it leaves a large "
-            "ratio "
-            "unbounded, so that it can come back.",
+            "ratio unbounded, so that it can come back.",
         ),
         (
             smaller,
@@ -130,19 +126,24 @@ def surrogate_mistakes(
         (
             -clipped * A,
             "The min is missing: with the clipped term alone, a token that went too far the wrong way gets "
-            "no "
-            "gradient that brings it back.",
+            "no gradient that brings it back.",
         ),
         (-r * A, "Nothing is clipped."),
         (-swapped, f"The bounds are swapped: the ratio may count from 1 - {low} to 1 + {high}."),
         (-torch.min(r * A, r.clamp(max=1 + high) * A), "The lower bound, 1 - clip_low, is missing."),
-        (-torch.min(r * A, r.clamp(-low, 1 + high) * A), "The lower bound is 1 - clip_low, not minus "
-         "clip_low."),
+        (
+            -torch.min(r * A, r.clamp(-low, 1 + high) * A),
+            "The lower bound is 1 - clip_low, not minus clip_low.",
+        ),
         (-torch.min(r * A, r.clamp(min=1 - low) * A), "The upper bound, 1 + clip_high, is missing."),
-        (-torch.min(r * A, r.clamp(0.8, 1.2) * A), f"Both bounds are fixed at 0.2, and not {low} and "
-         f"{high}."),
-        (smaller / mask.sum(1, keepdim=True) * -1, "You divide by the length: this is the loss of each "
-         "token."),
+        (
+            -torch.min(r * A, r.clamp(0.8, 1.2) * A),
+            f"Both bounds are fixed at 0.2, and not {low} and {high}.",
+        ),
+        (
+            smaller / mask.sum(1, keepdim=True) * -1,
+            "You divide by the length: this is the loss of each token.",
+        ),
         (-smaller / A, "The advantages are missing."),
     ]
     return [(torch.where(mask, values, 0.0), sentence) for values, sentence in wrong]
@@ -150,34 +151,39 @@ def surrogate_mistakes(
 
 @register(("losses", lambda module: partial(module.grpo_loss, aggregation="sequence_mean")))
 def check_kl_penalty(implementation: Callable, draw: Draw) -> None:
-    """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: what the KL adds."""
+    """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: what the KL adds, unpadded."""
     B, T, beta = draw.integer(3, 5), draw.integer(3, 5), draw.uniform(0.5, 2, 1).item()
-    logprobs, mask = draw.logprobs(B, T).requires_grad_(), draw.mask(B, T)
-    old, ref = (logprobs.detach() + 0.5 * draw.normal(B, T) for _ in range(2))
-    batch = (logprobs, old, ref.requires_grad_(), draw.normal(B), mask)
+    mask = torch.ones(B, T, dtype=torch.bool)
+    check_penalty(implementation, loss_case(draw, mask), beta, "sequence_mean")
 
-    def loss(*batch: Tensor, beta: float = 0.0) -> Tensor:
-        return _loss(call(implementation, *batch, beta=beta))
+
+def loss_case(draw: Draw, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """What GRPO's loss takes."""
+    logprobs = draw.logprobs(*mask.shape)
+    old, ref = (logprobs + 0.5 * draw.normal(*mask.shape) for _ in range(2))
+    return logprobs.requires_grad_(), old, ref, draw.normal(len(mask)), mask
+
+
+def check_penalty(implementation: Callable, batch: tuple, beta: float, how: str) -> None:
+    """Raise CheckFailed unless beta adds ``beta * k3``, averaged as ``how`` says, and its gradient."""
+
+    def loss(*batch: Tensor, beta: float = beta) -> Tensor:
+        return one_number(call(implementation, *batch, beta=beta))
 
     def added(*batch: Tensor) -> Tensor:
-        return loss(*batch, beta=beta) - loss(*batch)
+        return loss(*batch) - loss(*batch, beta=0.0)
 
     def penalty(logprobs, old_logprobs, ref_logprobs, advantages, mask):
-        return beta * aggregate(losses.kl_k3(logprobs, ref_logprobs, mask), mask)
+        return beta * losses.aggregate(losses.kl_k3(logprobs, ref_logprobs, mask), mask, how)
 
-    agree("what beta adds to the loss", added, penalty, batch, _penalties(*batch, beta), trained=(0,))
-    no_gradient("the loss", loss(*batch, beta=beta), ref, REFERENCE)
-    ratio = losses.importance_ratio(logprobs, old, mask).detach()
-    known = _loss_mistakes(ratio, batch[3][:, None].expand_as(mask), mask)
-    agree("the loss without KL (beta = 0)", loss, _policy_loss, batch, known, trained=(0,))
+    known = _penalties(*batch, beta, how)
+    agree("what beta adds to the loss", added, penalty, batch, known, trained=(0,))
 
 
-def _policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask) -> Tensor:
-    ratio = losses.importance_ratio(logprobs, old_logprobs, mask)
-    return aggregate(losses.clipped_surrogate(ratio, advantages, mask, 0.2, 0.2), mask)
-
-
-def _penalties(logprobs: Tensor, old: Tensor, ref: Tensor, A: Tensor, mask: Tensor, beta: float) -> Mistakes:
+def _penalties(
+    logprobs: Tensor, old: Tensor, ref: Tensor, A: Tensor, mask: Tensor, beta: float, how: str
+) -> Mistakes:
+    aggregate = partial(losses.aggregate, how=how)
     delta, unmasked = ref - logprobs, losses.kl_k3(logprobs, ref)
     k3, lengths = torch.where(mask, unmasked, 0.0), mask.sum(1)
     average = "average them as you average the rest of the loss."
@@ -186,14 +192,12 @@ def _penalties(logprobs: Tensor, old: Tensor, ref: Tensor, A: Tensor, mask: Tens
         (
             -right,
             "The penalty has the wrong sign: the loss gets lower the farther the policy is from the "
-            "reference. Add "
-            "beta * KL to the loss.",
+            "reference. Add beta * KL to the loss.",
         ),
         (
             beta * aggregate(-delta, mask),
             "Your penalty is k1. Its expected gradient is zero, so that it restrains nothing: in a loss, use "
-            "k3 (or "
-            "k2).",
+            "k3 (or k2).",
         ),
         (beta * aggregate(0.5 * delta**2, mask), "Your penalty is k2, expected k3."),
         (
@@ -209,6 +213,7 @@ def _penalties(logprobs: Tensor, old: Tensor, ref: Tensor, A: Tensor, mask: Tens
         (beta * k3.sum(1).mean(), f"You add the KL of a completion's tokens: {average}"),
         (beta * k3.sum(), f"You add the KL of all tokens: {average}"),
         (beta * k3.sum() / mask.sum(), f"Your KL is a mean over all tokens of the batch: {average}"),
+        (beta * (k3.sum(1) / lengths).mean(), f"Your KL is a mean of the completions' means: {average}"),
         (beta * unmasked.mean(), f"Padding has a KL, too, and the mean runs over it: mask it, and {average}"),
         (beta * k3.mean(), f"You divide the KL by the padded length: {average}"),
         (beta * (unmasked.sum(1) / lengths).mean(), "Padding has a KL, too: mask it before you add."),
@@ -216,7 +221,13 @@ def _penalties(logprobs: Tensor, old: Tensor, ref: Tensor, A: Tensor, mask: Tens
     ]
 
 
-def _loss(result) -> Tensor:
+def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, how: str = "sequence_mean") -> Tensor:
+    """GRPO's loss without KL, both clips at 0.2."""
+    ratio = losses.importance_ratio(logprobs, old_logprobs, mask)
+    return losses.aggregate(losses.clipped_surrogate(ratio, advantages, mask, 0.2, 0.2), mask, how)
+
+
+def one_number(result) -> Tensor:
     """The loss as one number, of an implementation that returns a loss or (loss, metrics)."""
     loss = number("the loss", result[0] if isinstance(result, tuple) and result else result)
     if loss.shape:
@@ -224,7 +235,7 @@ def _loss(result) -> Tensor:
     return loss
 
 
-def _loss_mistakes(r: Tensor, A: Tensor, mask: Tensor) -> list[tuple[Tensor, str]]:
+def loss_mistakes(r: Tensor, A: Tensor, mask: Tensor) -> list[tuple[Tensor, str]]:
     """What the usual mistakes make of the policy's loss, as one number."""
     x = losses.clipped_surrogate(r, A, mask, 0.2, 0.2)
     free = r.clamp(0.8, 1.2)
@@ -259,14 +270,13 @@ def check_grpo_loss(implementation: Callable, draw: Draw) -> None:
     x = losses.clipped_surrogate(steps.exp(), advantages, mask, 0.2, 0.2)
     with_kl = x + losses.kl_k3(logprobs.detach(), ref, mask)
     mistakes = [
-        *_loss_mistakes(steps.exp(), A, mask),
+        *loss_mistakes(steps.exp(), A, mask),
         (aggregate(-logprobs.detach() * A, mask), "This is REINFORCE: the ratio is missing."),
         (aggregate(with_kl, mask), "The KL is in the loss although beta is 0: multiply it by beta."),
     ]
     batch = (logprobs, old, ref, advantages, mask)
 
-
     def loss(*batch: Tensor) -> Tensor:
-        return _loss(call(implementation, *batch))
+        return one_number(call(implementation, *batch))
 
-    agree("the loss", loss, _policy_loss, batch, mistakes, trained=(0,))
+    agree("the loss", loss, policy_loss, batch, mistakes, trained=(0,))

@@ -29,33 +29,28 @@ def means_of(x: Tensor, mask: Tensor, length: int) -> dict[str, tuple[Tensor, st
     n, kept = int(mask.sum()), torch.where(mask, x, 0.0)
     lengths = mask.sum(1)
     return {
-        "positions": (kept.sum() / (B * T), f"Your mean divides by {B * T}, the number of positions, "
-                                            f"instead of {n}, "
-                      "the number of sampled tokens: divide by mask.sum()."),
-        "unmasked": (x.mean(), f"Your mean runs over all {B * T} positions, padding included, instead "
-                               f"of the {n} sampled "
-                     "tokens: mask before you average."),
-        "unmasked sum": (x.sum() / n, f"You divide by {n}, the sampled tokens, but add up padding too: "
-                                      f"mask before you "
-                         "add."),
+        "positions": (kept.sum() / (B * T), f"Your mean divides by {B * T}, the number of positions, instead "
+                                            f"of {n}, the number of sampled tokens: divide by mask.sum()."),
+        "unmasked": (x.mean(), f"Your mean runs over all {B * T} positions, padding included, instead of the "
+                               f"{n} sampled tokens: mask before you average."),
+        "unmasked sum": (x.sum() / n, f"You divide by {n}, the sampled tokens, but add up padding too: mask "
+                                      "before you add."),
         "sequences unmasked": (x.mean(), f"Each completion's mean runs over all {T} columns, padding "
-                                         f"included."),
-        "token_mean": (kept.sum() / n, f"This is the mean over all {n} tokens of the batch, in which a "
-                                       f"long completion "
-                       "weighs more."),
-        "sequence_mean": ((kept.sum(1) / lengths).mean(), "This is the mean over completions of each "
-                                                          "one's mean, in which "
-                          "a token of a long completion weighs less."),
+                                         "included."),
+        "token_mean": (kept.sum() / n, f"This is the mean over all {n} tokens of the batch, in which a long "
+                                       "completion weighs more."),
+        "sequence_mean": ((kept.sum(1) / lengths).mean(), "This is the mean over completions of each one's "
+                                                          "mean, in which a token of a long completion "
+                                                          "weighs less."),
         "sum": (kept.sum(), "This is the sum: divide it."),
         "sequence_sum": (kept.sum() / B, f"You divide by {B}, the number of completions, only."),
-        "sequence sums": ((kept.sum(1) / lengths).sum(), f"You add the completions' means: divide by "
-                                                         f"{B}, their number."),
+        "sequence sums": ((kept.sum(1) / lengths).sum(), f"You add the completions' means: divide by {B}, "
+                                                         "their number."),
         "by constant": (kept.sum() / (B * length), f"You divide by the constant length {length}."),
-        "longest": (kept.sum() / (B * T), f"You divide by {T}, the padded length of this batch, instead "
-                                          f"of {length}: it "
-                    "changes with the longest completion."),
+        "longest": (kept.sum() / (B * T), f"You divide by {T}, the padded length of this batch, instead of "
+                                          f"{length}: it changes with the longest completion."),
         "without B": (kept.sum() / length, f"You divide by the length {length} only: divide by the {B} "
-                                           f"completions, too."),
+                                           "completions, too."),
     }  # fmt: skip
 
 
@@ -128,9 +123,7 @@ def check_microbatches(implementation: Callable, draw: Draw) -> None:
         tokens = [int(mask[:cut].sum()), int(mask[cut:].sum())]
         mistake = (
             f"Each part is divided by its own counts, {tokens} tokens in {[cut, len(mask) - cut]} "
-            f"completions, and "
-            f"not by those of the whole batch, {n.num_tokens} in {n.num_sequences}. Use the "
-            f"denominators that you "
-            "are given."
+            f"completions, and not by those of the whole batch, {n.num_tokens} in {n.num_sequences}. Use the "
+            "denominators that you are given."
         )
         compare(f"the sum of two microbatches under {how!r}", total, whole, [(alone[0] + alone[1], mistake)])

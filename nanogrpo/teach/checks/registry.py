@@ -18,7 +18,7 @@ from types import ModuleType
 
 import torch
 
-from nanogrpo.errors import NanoGRPOError
+from nanogrpo.errors import NanoGRPOError, OptionError
 from nanogrpo.teach.checks.draw import Draw
 
 
@@ -73,6 +73,32 @@ def register(*takes: str | tuple[str, Callable[[ModuleType], Callable]], rounds:
         return run
 
     return decorate
+
+
+def inputs(name: str, seed: int) -> tuple:
+    """What the check of that name calls an implementation with first, for a seed that a message names.
+
+    >>> from nanogrpo.teach import check
+    >>> rewards, = check.inputs("check_leave_one_out", seed=3)
+    >>> tuple(rewards.shape)
+    (5, 8)
+    """
+    if name not in CHECKS:
+        raise OptionError(f"no check is called {name!r}; there are {', '.join(CHECKS)}")
+
+    def implementation(*arguments, **options):
+        raise _Called((*arguments, *options.values()))
+
+    try:
+        with torch.enable_grad():
+            CHECKS[name].once(implementation, Draw(seed))
+    except _Called as called:
+        return called.args[0]
+    raise AssertionError(f"{name} does not call an implementation")
+
+
+class _Called(BaseException):
+    """Carries the arguments of a call past whoever reports errors."""
 
 
 def _taken(what: str | tuple[str, Callable[[ModuleType], Callable]]) -> tuple[str, Callable]:

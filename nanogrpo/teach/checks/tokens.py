@@ -41,11 +41,13 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
     right = other()
     shifted = "The logits at position c predict the token at c + 1: read token t's at position len + t - 1."
     mistakes = [
-        (other(0), f"You score each token with the prediction that follows it: the shift is missing. "
-                   f"{shifted}"),
+        (
+            other(0),
+            f"You score each token with the prediction that follows it: the shift is missing. {shifted}",
+        ),
         (
             other(read=ids.roll(-1, 1)),
-            f"The model has read each token before it predicts it: the shift is missing in what it reads. "
+            "The model has read each token before it predicts it: the shift is missing in what it reads. "
             f"{shifted}",
         ),
         (other(-2), f"You shift twice: each token is scored one prediction too early. {shifted}"),
@@ -62,6 +64,14 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
         (
             torch.cat([rollout.token_logprobs(model, prompts, lens, ids[:, t : t + 1]) for t in range(T)], 1),
             "Each token is predicted from its prompt alone: the model must read the completion up to it.",
+        ),
+        (
+            other(lens=(lens - 1).clamp(min=1)),
+            "One token of each prompt is missing: the completion begins at position len.",
+        ),
+        (
+            rollout.token_logprobs(model, prompts.gather(1, lens[:, None] - 1), torch.ones_like(lens), ids),
+            "The model reads the last token of each prompt only: it must read all of it.",
         ),
         (right.exp(), PROBABILITIES),
         (_logits_at(*arguments, -1).gather(2, ids[..., None]).squeeze(2), RAW),
@@ -94,8 +104,7 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
         (
             at_one,
             f"The temperature {temperature} is ignored: these are log-probs of temperature 1, those of "
-            "another "
-            "policy than the one that sampled. Divide the logits by it.",
+            "another policy than the one that sampled. Divide the logits by it.",
         ),
         (
             at_one / temperature,
@@ -138,21 +147,23 @@ def check_choose(implementation: Callable, draw: Draw) -> None:
     names = ("the token", "the log-prob of a sampled token")
     tokens, logprobs = parts(call(implementation, logits, uniforms, temperature), names)
     if tuple(tokens.shape) != (N,) or tokens.is_floating_point() or tokens.dtype == torch.bool:
-        raise CheckFailed(f"The tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, expected ids "
-                          f"({N},).")
+        raise CheckFailed(
+            f"The tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, expected ids ({N},)."
+        )
     tokens = tokens.long()
     _same_tokens(tokens, logits, uniforms, temperature)
     mistakes = [
         (
             rollout.logprobs_of(logits, tokens),
             f"The log-probs are those of temperature 1, while the tokens were sampled at {temperature}: the "
-            "first "
-            "ratio of new to old policy will not be 1. Take the log of the probabilities that you sample "
-            "from.",
+            "first ratio of new to old policy will not be 1. Take the log of the probabilities that you "
+            "sample from.",
         ),
         (probs.gather(1, tokens[:, None]).squeeze(1), "You return probabilities: take their logarithm."),
-        (probs.amax(1).log(), "These are log-probs of the most probable token, not of the one that you "
-                              "chose."),
+        (
+            probs.amax(1).log(),
+            "These are log-probs of the most probable token, not of the one that you chose.",
+        ),
     ]
     compare(names[1], logprobs, rollout.logprobs_of(logits, tokens, temperature), mistakes, atol=1e-4)
     _at_one(implementation, draw, temperature)
@@ -162,8 +173,9 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
     """The text promises the same tokens for the same numbers, on every machine."""
     V = logits.shape[1]
     if not bool(((tokens >= 0) & (tokens < V)).all()):
-        raise CheckFailed(f"Tokens from {int(tokens.min())} to {int(tokens.max())}: ids go from 0 to "
-                          f"{V - 1}.")
+        raise CheckFailed(
+            f"Tokens from {int(tokens.min())} to {int(tokens.max())}: ids go from 0 to {V - 1}."
+        )
 
     def of(logits: Tensor = logits, uniforms: Tensor = uniforms, temperature: float = temperature) -> Tensor:
         return rollout.choose(logits, uniforms, temperature)[0]
@@ -172,8 +184,10 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
     ranked, order = logits.sort(-1, descending=True)
     rising = logits.argsort(-1).gather(1, of(logits.sort(-1).values)[:, None])
     mistakes = [
-        (of(temperature=1.0), f"You sample at temperature 1 and not at {temperature}: divide the logits by "
-                              "it."),
+        (
+            of(temperature=1.0),
+            f"You sample at temperature 1 and not at {temperature}: divide the logits by it.",
+        ),
         (
             of(temperature=1 / temperature),
             f"You multiply the logits by the temperature {temperature}: divide, so that a high one flattens.",
@@ -188,8 +202,10 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
         (order.gather(1, of(ranked)[:, None]).squeeze(1), f"You sort the tokens first. {own}."),
         (rising.squeeze(1), f"You sort the tokens first. {own}."),
         (of() - 1, "All tokens are one too small: is the first sum that of token 0?"),
-        ((of() - 1).clamp(min=0), "The tokens are one too early: take the sum that reaches u, not the one "
-                                  "before."),
+        (
+            (of() - 1).clamp(min=0),
+            "The tokens are one too early: take the sum that reaches u, not the one before.",
+        ),
         ((of() + 1).clamp(max=V - 1), "The tokens are one too late: take the first sum that reaches u."),
     ]
     for change in (lambda x: x[:1].expand_as(x), lambda x: x.roll(1, 0), lambda x: x.flip(0)):
@@ -204,8 +220,7 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
         i = int((tokens != of()).nonzero()[0])
         raise CheckFailed(
             "The tokens do not follow from uniforms: all chance comes from there, so that the same numbers "
-            "give the "
-            f"same tokens. {own}. (Row {i}: u = {uniforms[i]:.3f}, sums "
+            f"give the same tokens. {own}. (Row {i}: u = {uniforms[i]:.3f}, sums "
             f"{[round(x, 3) for x in torch.softmax(logits[i] / temperature, -1).cumsum(-1).tolist()]}, token "
             f"{int(tokens[i])}, expected {int(of()[i])}.)"
         )
@@ -223,8 +238,8 @@ def _at_one(implementation: Callable, draw: Draw, temperature: float) -> None:
         worst = "" if isinstance(tokens, CheckFailed) else f", token {int(tokens[tokens != last][0])}"
         raise CheckFailed(
             f"At u = 1 the last token, {last}, is expected{worst}: the last sum of cumsum may miss 1 by a "
-            "rounding, and "
-            f"then no sum reaches u. Compare with u times the last sum, or limit the ids to {last}."
+            "rounding, and then no sum reaches u. Compare with u times the last sum, or limit the ids to "
+            f"{last}."
         ) from (tokens if isinstance(tokens, CheckFailed) else None)
 
 
@@ -245,17 +260,17 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
         (
             ends.cumsum(1) == 0,
             f"The EOS is left out of the mask: it was sampled too, so lengths are {sizes}; without it in the "
-            "mask the "
-            "decision to stop is never trained.",
+            "mask the decision to stop is never trained.",
         ),
         (
             ~ends,
             "You mask out the EOS and keep what stands after it: it is the other way round. The first EOS "
-            "was sampled "
-            "and belongs to the completion, what follows was not.",
+            "was sampled and belongs to the completion, what follows was not.",
         ),
-        (ids != PAD, "You mask out padding only: tokens after the first EOS were not sampled, whatever their "
-                     "id."),
+        (
+            ids != PAD,
+            "You mask out padding only: tokens after the first EOS were not sampled, whatever their id.",
+        ),
         (torch.ones_like(right), "Nothing is masked: what stands after the first EOS was not sampled."),
         (torch.cat([right[:, :1], right[:, :-1]], 1), "The mask goes one token beyond the first EOS."),
         (~right, "The polarity is reversed: the mask is true for a sampled token."),
@@ -265,8 +280,10 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
             (ends.flip(1).cumsum(1).flip(1) > 0) | ~ends.any(1, keepdim=True),
             f"The mask goes up to the last EOS. {one}",
         ),
-        (right & ends.any(1, keepdim=True), f"A row without EOS is masked out: it was cut off, and counts "
-         f"whole. {one}"),
+        (
+            right & ends.any(1, keepdim=True),
+            f"A row without EOS is masked out: it was cut off, and counts whole. {one}",
+        ),
         (
             torch.arange(T) <= ends.int().argmax(1, keepdim=True),
             f"A row without EOS counts as if it had one at 0, where argmax finds nothing. {one}",
@@ -297,8 +314,7 @@ def check_generate(implementation: Callable, draw: Draw) -> None:
         (
             right.lengths - ended,
             "The EOS is left out of the mask: it was sampled, it has a log-prob, and without it in the mask "
-            "the "
-            "decision to stop is never trained.",
+            "the decision to stop is never trained.",
         ),
         (torch.full_like(right.lengths, right.lengths.max()), "Tokens after the EOS are in the mask."),
         (right.lengths + ended, "The mask goes one token beyond the EOS."),

@@ -26,9 +26,8 @@ def check_encode_completions(implementation: Callable, draw: Draw) -> None:
     right = torch.arange(int(lengths.max())) < lengths[:, None]
     ends = torch.arange(int(lengths.max())) == lengths[:, None] - 1
     shared = (
-        f"pad and eos are the same id, {tokenizer.pad_id}: what hides the padding hides the end of "
-        f"every completion, "
-        "and the model never learns to stop. Give each its own id."
+        f"pad and eos are the same id, {tokenizer.pad_id}: what hides the padding hides the end of every "
+        "completion, and the model never learns to stop. Give each its own id."
         if tokenizer.pad_id == tokenizer.eos_id
         else "The EOS is outside the mask: the model never learns to stop. It belongs to what is learned."
     )
@@ -91,8 +90,10 @@ def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
             -log(chosen) - log(-rejected),
             "You judge each score on its own: only the difference of the two counts.",
         ),
-        (-log(chosen - rejected.mean()), "You compare with the mean of all: each chosen text has its "
-         "rejected one."),
+        (
+            -log(chosen - rejected.mean()),
+            "You compare with the mean of all: each chosen text has its rejected one.",
+        ),
         (right.mean(), "This is the mean: return one number a pair."),
         (right.sum(), "This is the sum: return one number a pair."),
     ]
@@ -112,17 +113,14 @@ def _far_apart(implementation: Callable, size: float) -> None:
         raise CheckFailed(
             f"At a difference of -{size:.0f} the loss is {got.flatten()[0]:.4g}, expected {size:.0f}, and at "
             f"{size:.0f} it is {got.flatten()[-1]:.4g}, expected 0: sigmoid has rounded to 0 before the "
-            "logarithm, "
-            "exp has overflowed, or the difference is cut off. Use logsigmoid."
+            "logarithm, exp has overflowed, or the difference is cut off. Use logsigmoid."
         )
     slope = gradient("the loss", got, chosen)
     if not torch.allclose(slope, torch.tensor([-1.0, 0.0]), atol=1e-3):
         raise CheckFailed(
             f"At a difference of -{size:.0f} the loss is right, and its gradient is {slope[0]:.4g}, expected "
-            "-1; at "
-            f"{size:.0f} it is {slope[1]:.4g}, expected 0. What is cut off learns nothing, and a branch of "
-            "torch.where "
-            "that is not taken may still give NaN. Use logsigmoid."
+            f"-1; at {size:.0f} it is {slope[1]:.4g}, expected 0. What is cut off learns nothing, and a "
+            "branch of torch.where that is not taken may still give NaN. Use logsigmoid."
         )
 
 
@@ -143,8 +141,7 @@ def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
         (
             outputs[:, -1].clone(),
             f"The score is read in the last column, {T - 1}, at the padding: the last tokens stand at lens - "
-            "1 = "
-            f"{(lens - 1).tolist()}. A score must not depend on what a text is batched with.",
+            f"1 = {(lens - 1).tolist()}. A score must not depend on what a text is batched with.",
         ),
         (late, "The score is read one token after the end: at lens - 1."),
         (outputs[:, 0].clone(), "The score is read at the first token, which has seen nothing of the text."),
@@ -154,14 +151,18 @@ def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
             "You average over the text: read the last token, which has seen it whole.",
         ),
         (torch.where(inside, outputs, 0.0).sum(1), "You add up the text: read the last token alone."),
-        (outputs.masked_fill(~inside, -1e9).amax(1), "You take the largest of the text: read the last "
-         "token."),
+        (
+            outputs.masked_fill(~inside, -1e9).amax(1),
+            "You take the largest of the text: read the last token.",
+        ),
         (
             outputs.gather(1, (lens[:, None] - 2).clamp(min=0)).squeeze(1),
             "The score is read one token before the last: at lens - 1.",
         ),
-        (outputs.gather(1, T - lens[:, None]).squeeze(1), "You count from the end: the last token is at lens "
-         "- 1."),
+        (
+            outputs.gather(1, T - lens[:, None]).squeeze(1),
+            "You count from the end: the last token is at lens - 1.",
+        ),
     ]
 
     def reference(outputs, lens):
@@ -196,7 +197,7 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
     arguments = (v.requires_grad_(), r.requires_grad_(), mask, o.requires_grad_(), c)
     constants = {
         1: "the returns: they are not detached. A target that moves toward the value makes any critic look "
-           "good.",
+        "good.",
         3: "old_values: they are not detached. They are what the critic said at sampling.",
     }
     agree(
@@ -221,9 +222,8 @@ def check_values_of(implementation: Callable, draw: Draw) -> None:
         right = critic.values_of(judge, policy, sampled)  # (B, T)
         got = call(implementation, judge, policy, sampled)
     late = (
-        "Your value of token t has seen token t: a baseline must be known before the token is sampled. "
-        "Read it where "
-        "the log-prob of the token is read, one position earlier."
+        "Your value of token t has seen token t: a baseline must be known before the token is sampled. Read "
+        "it where the log-prob of the token is read, one position earlier."
     )
     before = torch.arange(T - 1).expand(len(right), -1) >= 0
     if tuple(got.shape) == tuple(right.shape) and not torch.allclose(got, right, atol=1e-4):
@@ -251,7 +251,6 @@ def check_reference_is_frozen(implementation: Callable, draw: Draw) -> None:
         raise CheckFailed("With beta = 0.1 the trainer's rows have no 'kl'.")
     if not rows[-1]["kl"] > 1e-6:
         raise CheckFailed(
-            f"After two updates the KL to the reference is still {rows[-1]['kl']:.1e}: the reference "
-            f"moves with the "
-            "policy. It must be a frozen copy (copy.deepcopy), made before the first step."
+            f"After two updates the KL to the reference is still {rows[-1]['kl']:.1e}: the reference moves "
+            "with the policy. It must be a frozen copy (copy.deepcopy), made before the first step."
         )

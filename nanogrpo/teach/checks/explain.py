@@ -64,7 +64,8 @@ def numbers(
         for wrong, sentence in guesses:
             if wrong.shape == got.shape and bool(close(wrong).all()):
                 return sentence
-    return _relation(got, right, close) or _where(~close(right), right, mask)
+    looked_at = torch.ones_like(got).bool() if mask is None or mask.shape != got.shape else mask
+    return _relation(got, right, close, looked_at) or _where(~close(right), right, looked_at)
 
 
 def _of_result(right: Tensor) -> Iterator[Guess]:
@@ -88,14 +89,14 @@ def _of_result(right: Tensor) -> Iterator[Guess]:
         yield right.cumsum(axis), f"The numbers are added up along axis {axis}."
 
 
-def _relation(got: Tensor, right: Tensor, close: Callable[[Tensor], Tensor]) -> str:
+def _relation(got: Tensor, right: Tensor, close: Callable[[Tensor], Tensor], mask: Tensor) -> str:
     """A factor, an offset, bounds, another order of the rows, lost digits."""
-    factor = float((got * right).sum() / right.square().sum())
+    factor = float((got * right)[mask].sum() / right[mask].square().sum())
     usual = _usual(factor, right)
     if (usual or got.numel() > 1) and abs(factor) > 1e-6 and close(factor * right).all():
-        return f"It is {factor:.4g} times what it should be{usual}."
+        return f"It is {factor:.4g} times what it should be{usual or '.'}"
     if got.numel() > 1:
-        offset = (got - right).mean()
+        offset = (got - right)[mask].mean()
         if close(right + offset).all():
             return f"It is off by {offset:.4g} everywhere."
         if close(right.clamp(got.min(), got.max())).all():
@@ -120,9 +121,9 @@ def _usual(factor: float, right: Tensor) -> str:
     return ""
 
 
-def _where(wrong: Tensor, right: Tensor, mask: Tensor | None) -> str:
+def _where(wrong: Tensor, right: Tensor, mask: Tensor) -> str:
     """In which places alone an answer is wrong; empty if everywhere."""
-    if not right.ndim or wrong.all():
+    if not right.ndim or wrong[mask].all():
         return ""
     nowhere, at = torch.zeros_like(wrong), torch.arange(wrong.shape[-1])
     row = torch.arange(len(wrong)).view(-1, *[1] * (wrong.ndim - 1))
@@ -130,15 +131,17 @@ def _where(wrong: Tensor, right: Tensor, mask: Tensor | None) -> str:
              (right == 0, "where it should be 0"), (right < 0, "where it should be negative"),
              (right > 0, "where it should be positive"), (at == 0, "in the first column"),
              (at == wrong.shape[-1] - 1, "in the last column")]  # fmt: skip
-    if mask is not None and mask.shape == wrong.shape:
+    if wrong.ndim == 2 and not mask.all():
         length = mask.sum(1, keepdim=True)
         kinds = [(length == 1, "in rows of one token"), (at == length - 1, "at the last token of a row"),
                  (length == len(at), "in rows without padding"), (length < len(at), "in rows with padding"),
                  *kinds]  # fmt: skip
     for place, name in kinds:
-        if not (wrong & ~(nowhere | place)).any():
+        place = nowhere | place
+        if not (wrong & ~place).any() and not place[mask].all():
             return f"It is wrong only {name}, at {_places(wrong)}."
-    return f"It is right at {int((~wrong).sum())} of {wrong.numel()} places, and wrong at {_places(wrong)}."
+    right_at = int((~wrong)[mask].sum())
+    return f"It is right at {right_at} of {int(mask.sum())} places, and wrong at {_places(wrong)}."
 
 
 def _places(wrong: Tensor) -> str:
@@ -191,8 +194,9 @@ def _changes(x, name: str) -> Iterator[tuple[object, str]]:
     if x.ndim > 1:
         yield x.roll(1, 1), f"`{name}` is read one place too early along axis 1."
         yield x.roll(-1, 1), f"`{name}` is read one place too late along axis 1."
-    if x.is_floating_point():
+    if x.dtype != torch.bool:
         yield torch.ones_like(x), f"`{name}` has no influence: it could be 1 everywhere."
+    if x.is_floating_point():
         yield torch.zeros_like(x), f"`{name}` is missing: it could be 0 everywhere."
         yield -x, f"The sign of `{name}` is reversed."
         yield x.abs(), f"The sign of `{name}` is lost."
