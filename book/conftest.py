@@ -1,4 +1,8 @@
-"""How pytest runs the chapters: with tiny Shakespeare those that call for it, and without it all others."""
+"""nbval on the chapters: what is compared and how (tests/outputs.py), and which of them this machine can run.
+
+Numbers are compared as numbers, on the kernels that stored them. Without tiny Shakespeare the chapters that call
+for it are skipped.
+"""
 
 import os
 import sys
@@ -6,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "tests"), str(HERE / "_ext")]
 
+import outputs  # noqa: E402
 from corpus import missing, needs_corpus, use_copy_beside  # noqa: E402
+from execute import kernels  # noqa: E402
 
 use_copy_beside()
+outputs.install()
+os.environ.update({name: value for name, value in kernels().items() if name not in os.environ})
 
 
 def is_cell(item) -> bool:

@@ -77,7 +77,7 @@ def _download(name: str) -> Path:
 def _retrieve(name: str, address: str, sha256: str) -> Path:
     """One address, in a thread: no other limit also ends a look-up of its name, or bytes that trickle."""
     downloader = pooch.HTTPDownloader(timeout=SILENCE, progressbar=True)
-    result = []
+    result: list[Path | Exception] = []
 
     def work() -> None:
         try:

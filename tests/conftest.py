@@ -4,6 +4,7 @@ import collections
 import sys
 from pathlib import Path
 
+import patience
 import pytest
 from hypothesis import settings
 
@@ -50,6 +51,8 @@ def browser():
     options = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
     with sync_api.sync_playwright() as playwright:
         with playwright.chromium.launch(executable_path=path, args=options) as browser:
+            make = browser.new_context
+            browser.new_context = lambda **options: patient(make(**options))
             yield browser
 
 
@@ -62,3 +65,9 @@ def pytest_unconfigure(config):
     reporter.write_line(f"Not checked here: {sum(reasons.values())} skipped")
     for reason, count in reasons.most_common():
         reporter.write_line(f"{count:>6}  {' '.join(reason.removeprefix('Skipped: ').split())}")
+
+
+def patient(context):
+    """A page's waits end when what they wait for has come, on however busy a machine."""
+    context.set_default_timeout(patience.MILLISECONDS)
+    return context

@@ -238,8 +238,7 @@ def test_the_first_steps_of_a_run_can_be_made_again(study, corpus):
     finally:
         torch.set_num_threads(threads)
     logged = study_runs("over_optimization/steps")
-    for row, (_, line) in zip(
-        rows, logged[(logged["run"] == "grpo") & (logged["seed"] == 0)].iterrows(), strict=False
-    ):
-        for name in ("reward", "rewards/Judge/mean", "entropy"):
-            assert row[name] == pytest.approx(line[name], abs=0.02)
+    for name in ("reward", "rewards/Judge/mean", "entropy"):
+        seeds = curves(logged, "grpo", name).iloc[:3]
+        error = seeds.std(axis=1).max()  # between seeds; a token that rounding turns changes less
+        assert [row[name] for row in rows] == pytest.approx(seeds[0].tolist(), abs=error)
