@@ -32,6 +32,7 @@ LEAVES = {
     "make labs": "_build/labs/solution/lab1.ipynb",
     "make slides": "_build/slides/*.html",
     "nbgrader autograde": "course/feedback/ada/lab1/*.html",
+    "make grade": "canvas.csv",
     "test_lab.py": "book/labs/test_lab.py",
 }
 

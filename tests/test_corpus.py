@@ -25,9 +25,9 @@ def desk(tmp_path, monkeypatch):
     """A small repository of three chapters: one that reads the corpus, one that hides it, and one without."""
     (tmp_path / "book").mkdir()
     (tmp_path / "tests").mkdir()
-    tests = ("tests/conftest.py", "tests/find_browser.py", "tests/nbval_sanitize.cfg")
-    for name in ("book/conftest.py", *tests):
-        shutil.copy(ROOT / name, tmp_path / name)
+    helpers = [path for path in (ROOT / "tests").iterdir() if path.is_file() and "test_" not in path.name]
+    for path in (ROOT / "book" / "conftest.py", *helpers):
+        shutil.copy(path, tmp_path / path.relative_to(ROOT))
     shutil.copytree(ROOT / "book" / "_ext", tmp_path / "book" / "_ext")
     for name, code in {"call": CALL, "sly": SLY, "none": "print(1115394)"}.items():
         cells = [nbformat.v4.new_code_cell(text, execution_count=1) for text in ("x = 1", code)]
