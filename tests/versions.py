@@ -29,7 +29,8 @@ ALLOWED = (
     set("torch numpy safetensors tqdm pooch matplotlib scipy pandas pytest hypothesis".split())
     | sys.stdlib_module_names - {"tomllib"}  # which Python 3.10 lacks
 )
-BOOK = ("nanogrpo.show.widgets", "nanogrpo.show.dashboard", "nanogrpo.show.live", "nanogrpo.teach.museum.__main__")
+WIDGETS = ("nanogrpo.show.widgets", "nanogrpo.show.dashboard", "nanogrpo.show.live")
+BOOK = (*WIDGETS, "nanogrpo.teach.museum.__main__")
 
 
 def imports(path: Path) -> set[str]:
