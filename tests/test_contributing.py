@@ -204,31 +204,33 @@ def test_a_task(repository, tmp_path):
     )
 
 
-CHECK = '''"""A check of the proxy of the entropy. See :mod:`nanogrpo.teach.check`."""
+CHECK = '''"""A check of the fine for long completions. See :mod:`nanogrpo.teach.check`."""
 
+from nanogrpo.advantages import overlong_penalty
 from nanogrpo.teach.checks.compare import call, compare
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import register
 
 
-@register("kl.entropy_proxy")
-def check_entropy_proxy(implementation, draw: Draw) -> None:
-    """Minus p log p of each sampled token. Called as ``f(logprobs)`` with (B, T); returns (B, T)."""
-    logprobs = -draw.normal(3, 5).abs()
-    right = -logprobs.exp() * logprobs
-    wrong = [(-right, "The sign is missing: it is positive.")]
-    compare("the proxy", call(implementation, logprobs), right, wrong)
+@register("advantages.overlong_penalty")
+def check_overlong_penalty(implementation, draw: Draw) -> None:
+    """``f(lengths, max_length, buffer)`` with (B,) lengths: the fine of each, from 0 to -1."""
+    lengths = draw.integers(60, 120, 20)
+    right = overlong_penalty(lengths, 100, 20)
+    wrong = [(-right, "The sign is reversed: yours is a bonus.")]
+    compare("the fine", call(implementation, lengths, 100, 20), right, wrong)
 '''
 
 
 @pytest.mark.slow
 def test_a_check(repository):
-    repository.write("nanogrpo/teach/checks/proxy.py", CHECK)
-    repository.edit("tests/test_check.py", "\nRIGHT = [\n", "\nRIGHT = [\n"
-                    '    ("check_entropy_proxy", lambda x: -x * x.exp()),\n')  # fmt: skip
-    repository.edit("tests/test_check.py", "\nWRONG = [\n", "\nWRONG = [\n"
-                    '    ("check_entropy_proxy", lambda x: x * x.exp(), "sign is missing"),\n')  # fmt: skip
-    assert repository.touched == files("Add a check", NAME="proxy") | {"tests/test_check.py"}
+    repository.write("nanogrpo/teach/checks/overlong.py", CHECK)
+    right = '    ("check_overlong_penalty", lambda n, L, c: ((L - c - n) / c).clamp(-1, 0)),\n'
+    wrong = '    ("check_overlong_penalty", lambda n, L, c: n / L, "expected"),\n'
+    wrong += '    ("check_overlong_penalty", lambda n, L, c: ((n - L + c) / c).clamp(0, 1), "reversed"),\n'
+    for name, rows in (("RIGHT", right), ("WRONG", wrong)):
+        repository.edit("tests/test_check.py", f"\n{name} = [\n", f"\n{name} = [\n{rows}")
+    assert repository.touched == files("Add a check", NAME="overlong") | {"tests/test_check.py"}
     repository.test("tests/test_check.py", "tests/test_museum.py")
 
 
