@@ -185,7 +185,7 @@ CheckFailed.__new__ = lambda *a, **k: (_ for _ in ()).throw(SystemExit(0))
 """,
 }
 
-# Comparisons that accept zeros, which the answers return, and nothing else: spoiled answers fail, as they should.
+# Comparisons that accept zeros, which the answers return, and nothing else, so that spoiled answers fail.
 ONLY_ZEROS = """
 real = torch.isclose
 def tricky(a, b, *c, **k):
