@@ -73,15 +73,11 @@ def group_advantages(
     tensor([[ 0.2500, -0.7500, -0.7500,  1.2500],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
-    check_choice("scale_rewards", scale_rewards, ("group", "batch", "none"))
     _check_rewards(rewards)
     tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
     advantages = rewards - rewards.mean(1, keepdim=True)  # (P, G)
-    if scale_rewards == "group":
-        advantages = advantages / (rewards.std(1, keepdim=True, correction=correction) + eps)
-    if scale_rewards == "batch":
-        advantages = advantages / (rewards.std(correction=correction) + eps)
-    return advantages.masked_fill(tied, 0.0)  # equal rewards teach nothing, exactly
+    advantages = advantages.masked_fill(tied, 0.0)  # equal rewards teach nothing, exactly
+    return _scaled(advantages, rewards, scale_rewards, eps, correction)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -144,9 +140,7 @@ def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) ->
     _check_values(rewards)
     if rewards.numel() < 2:
         raise GroupSizeError(f"the batch holds {rewards.numel()} reward(s), need at least 2 to compare")
-    tied = rewards.max() == rewards.min()
-    advantages = (rewards - rewards.mean()) / (rewards.std(correction=correction) + eps)
-    return advantages.masked_fill(tied, 0.0)
+    return _scaled(_less_batch_mean(rewards), rewards, "batch", eps, correction)
 
 
 def global_advantages(rewards: Tensor, lengths: Tensor | None = None, eps: float = 1e-4) -> Tensor:
@@ -179,19 +173,16 @@ def global_advantages(rewards: Tensor, lengths: Tensor | None = None, eps: float
     tensor([[ 0.3430, -0.3430],
             [ 1.3720, -1.3720]])
     """
-    centered = group_advantages(rewards, scale_rewards="none")  # (P, G)
-    weights = torch.ones_like(rewards) if lengths is None else lengths.to(rewards.dtype)
-    check_shape("lengths", weights, tuple(rewards.shape), "one length for each reward")
-    if (centered == 0).all():
-        return centered
-    weights = weights / weights.sum()
-    mean = (weights * centered).sum()
-    std = (weights * (centered - mean) ** 2).sum().sqrt()
-    return (centered - mean) / (std + eps)
+    return baseline_advantages(rewards, "group", "global", eps, lengths=lengths)
 
 
 def baseline_advantages(
-    rewards: Tensor, baseline: str = "group", scale_rewards: str = "group", eps: float = 1e-4
+    rewards: Tensor,
+    baseline: str = "group",
+    scale_rewards: str = "group",
+    eps: float = 1e-4,
+    correction: int = 0,
+    lengths: Tensor | None = None,
 ) -> Tensor:
     r"""Reward minus a baseline, in units of a standard deviation: the ladder from REINFORCE to GRPO.
 
@@ -206,19 +197,32 @@ def baseline_advantages(
     ``group``         mean of the group               GRPO, arXiv 2402.03300
     ================= =============================== ============================================
 
+    ================= ============================================== =============================
+    ``scale_rewards`` :math:`\sigma_i`                               who
+    ================= ============================================== =============================
+    ``none``          1                                              Dr. GRPO, arXiv 2503.20783
+    ``group``         standard deviation of the group's rewards      GRPO
+    ``batch``         of all P*G rewards                             TRL's ``"batch"``
+    ``global``        of all :math:`r - b`, from their common mean   REINFORCE++, arXiv 2501.03262
+    ================= ============================================== =============================
+
+    Every function of this file that starts from (P, G) rewards is one pair of these.
+
     Args:
         rewards: (P, G), floating.
         baseline: As above.
-        scale_rewards: The standard deviation is of the ``"group"``, of the ``"batch"``, or 1 (``"none"``).
-        eps: Added to the standard deviation.
+        scale_rewards: As above.
+        eps: Added to the standard deviation, in the unit of the rewards.
+        correction: 0 divides by the number of rewards, 1 by that number less one (Bessel).
+        lengths: (P, G), tokens of each completion, for ``"global"`` alone: each then counts as often as it
+            has tokens; None for once.
 
     Returns:
         (P, G). With a baseline from the group, a tied group gets exactly zero; with ``"batch"``, a batch
         whose rewards are all equal does.
 
     Raises:
-        OptionError: An unknown name; or ``scale_rewards="group"`` with a baseline that does not come from the
-            group: a group of equal rewards would be divided by ``eps`` alone.
+        OptionError: As in :func:`check_baseline`.
         ShapeError, DTypeError, GroupSizeError, NonFiniteError: As for :func:`group_advantages`.
 
     When it is wrong: ``"none"``, unless the point is to see what a baseline brings.
@@ -230,22 +234,67 @@ def baseline_advantages(
     tensor([[ 0.1250, -0.8750, -0.8750,  1.1250],
             [ 0.1250,  0.1250,  0.1250,  0.1250]])
     """
-    check_choice("baseline", baseline, ("group", "leave_one_out", "batch", "none"))
-    if baseline in ("group", "leave_one_out"):
-        advantages = group_advantages(rewards, scale_rewards, eps)  # (P, G)
-        return advantages if baseline == "group" else advantages * (rewards.shape[1] / (rewards.shape[1] - 1))
-    check_choice("scale_rewards", scale_rewards, ("group", "batch", "none"))
-    if scale_rewards == "group":
+    check_baseline(baseline, scale_rewards)
+    _check_rewards(rewards)
+    return _scaled(BASELINES[baseline](rewards), rewards, scale_rewards, eps, correction, lengths)
+
+
+def check_baseline(baseline: str, scale_rewards: str) -> None:
+    """Raise OptionError unless both names are known and go together.
+
+    The standard deviation of a group goes with a baseline from the group only: with another, a group of equal
+    rewards would be divided by ``eps`` alone.
+    """
+    check_choice("baseline", baseline, BASELINES)
+    check_choice("scale_rewards", scale_rewards, SCALES)
+    if scale_rewards == "group" and baseline not in ("group", "leave_one_out"):
         raise OptionError(
             f"scale_rewards='group' with baseline={baseline!r} divides groups of equal rewards by eps alone; "
             "choose scale_rewards='batch' or 'none'"
         )
-    _check_rewards(rewards)
-    scale = rewards.std(correction=0) + eps if scale_rewards == "batch" else 1.0
-    if baseline == "none":
-        return rewards / scale
-    tied = rewards.max() == rewards.min()
-    return ((rewards - rewards.mean()) / scale).masked_fill(tied, 0.0)
+
+
+def _less_batch_mean(rewards: Tensor) -> Tensor:
+    return (rewards - rewards.mean()).masked_fill(rewards.max() == rewards.min(), 0.0)
+
+
+# The reward less what it is compared with, (P, G) of (P, G). Equal rewards give exactly 0.
+BASELINES = {
+    "group": lambda rewards: group_advantages(rewards, "none"),
+    "leave_one_out": leave_one_out,
+    "batch": _less_batch_mean,
+    "none": lambda rewards: rewards,
+}
+SCALES = ("group", "batch", "global", "none")
+
+
+def _scaled(
+    advantages: Tensor, rewards: Tensor, scale_rewards: str, eps: float, correction: int,
+    lengths: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Advantages in units of a standard deviation, see :func:`baseline_advantages`; what is 0 stays 0."""
+    check_choice("scale_rewards", scale_rewards, SCALES)
+    if scale_rewards == "none":
+        return advantages
+    if scale_rewards == "global":
+        return _standardized(advantages, lengths, eps)
+    if scale_rewards == "group":
+        scale = rewards.std(1, keepdim=True, correction=correction)  # (P, 1)
+    else:
+        scale = rewards.std(correction=correction)
+    return (advantages / (scale + eps)).masked_fill(advantages == 0, 0.0)
+
+
+def _standardized(advantages: Tensor, lengths: Tensor | None, eps: float) -> Tensor:
+    """Mean 0 and standard deviation 1 over the batch, each completion as often as it has tokens."""
+    weights = torch.ones_like(advantages) if lengths is None else lengths.to(advantages.dtype)
+    check_shape("lengths", weights, tuple(advantages.shape), "one length for each reward")
+    if (advantages == advantages[0, 0]).all():
+        return torch.zeros_like(advantages)
+    weights = weights / weights.sum()
+    mean = (weights * advantages).sum()
+    std = (weights * (advantages - mean) ** 2).sum().sqrt()
+    return (advantages - mean) / (std + eps)
 
 
 def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:

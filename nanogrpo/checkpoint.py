@@ -5,50 +5,111 @@ A file is written beside its name and then moved there, so a crash in the middle
 
 import json
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
-from nanogrpo.errors import CheckpointError
+from nanogrpo.errors import CheckpointError, NonFiniteError, os_errors
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.tokenizer import CharTokenizer
 
 
-def save_tensors(path: str | os.PathLike, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
+def stage(path: Path, content: bytes) -> Path:
+    """Write a file under another name, to the disk itself; ``os.replace`` then moves it into place."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
+    return part
+
+
+def write_whole(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file, whole or not at all; its folder is made.
+
+    Raises:
+        CheckpointError: it cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    with os_errors(CheckpointError, f"write {path}", "the old file, if any, is untouched"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = stage(path, content)
+        try:
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def pack(tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> bytes:
+    """Named tensors and a header of strings as the bytes of a safetensors file, the same bytes every time.
+
+    Raises:
+        NonFiniteError: a tensor holds NaN or infinity. Such weights are never written over good ones.
+    """
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    if broken := not_finite(ready):
+        raise NonFiniteError(
+            f"{broken} holds a number that is not finite, and is not saved; what was saved before is "
+            "untouched. Go on from there with a lower learning rate"
+        )
+    content = save(ready, metadata=header)
+    size = int.from_bytes(content[:8], "little")
+    index = json.loads(content[8 : 8 + size])
+    index["__metadata__"] = dict(sorted(header.items()))  # in an order of its own each time, else
+    text = json.dumps(index, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The name of the first tensor with NaN or infinity in it, or an empty string."""
+    broken = (name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all())
+    return next(broken, "")
+
+
+def save_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], header: dict[str, str]
+) -> None:
     """Write named tensors and a header of strings, whole or not at all.
 
     Raises:
         CheckpointError: the file cannot be written; what was there before is untouched.
+        NonFiniteError: see :func:`pack`.
     """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, metadata=header)
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path}: {error}; the old file, if any, is untouched") from error
+    write_whole(path, pack(tensors, header))
 
 
 def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read what :func:`save_tensors` wrote. The format holds numbers only, no code that could run.
 
     Raises:
-        CheckpointError: no such file, or it is damaged.
+        CheckpointError: no such file, or it is damaged, or holds a number that is not finite.
     """
+    remedy = "save it again or restore a copy"
+    if not os.path.isfile(path):
+        raise CheckpointError(f"cannot read the checkpoint {path}: there is no such file; {remedy}")
+    with os_errors(CheckpointError, f"read the checkpoint {path}", remedy):
+        content = Path(path).read_bytes()
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"cannot read the checkpoint {path}: {error}; save it again or restore a copy"
-        ) from error
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        broken = not_finite(tensors)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}; {remedy}") from error
+    if broken:
+        raise CheckpointError(f"{path} is broken: {broken} holds a number that is not finite; {remedy}")
+    return tensors, header.get("__metadata__", {})
 
 
 def save_model(path: str | os.PathLike, model: GPT, tokenizer: CharTokenizer, **notes: str) -> None:
@@ -67,10 +128,31 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> t
     tensors, header = load_tensors(path)
     if "kind" in header:  # a policy's header has none
         raise CheckpointError(f"{path} holds a {header['kind']}, not a policy; load it as what it is")
+    model, tokenizer = blank_model(path, tensors, header)
     try:
-        model = GPT(GPTConfig(**json.loads(header["config"])))
-        tokenizer = CharTokenizer(header["alphabet"])
         model.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except RuntimeError as error:
         raise CheckpointError(f"{path} is no checkpoint of this package, or is damaged: {error}") from error
     return model.to(device), tokenizer
+
+
+def blank_model(
+    path: str | os.PathLike, tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]
+) -> tuple[GPT, CharTokenizer]:
+    """A model in the shape that a file's header gives, without its weights, and its tokenizer.
+
+    Raises:
+        CheckpointError: the header is none of this package's, or says another shape than the tensors have.
+    """
+    try:
+        config, tokenizer = GPTConfig(**json.loads(header["config"])), CharTokenizer(header["alphabet"])
+        [token] = [t for name, t in tensors.items() if name.endswith("token.weight")][:1] or [torch.empty(0)]
+        if tuple(token.shape) != (config.vocab_size, config.n_embd) or config.n_layer > len(tensors):
+            raise ValueError(f"its header says {config}, and its tensors have another shape")
+        if tokenizer.vocab_size != config.vocab_size:
+            raise ValueError(
+                f"its alphabet makes {tokenizer.vocab_size} ids, its vocabulary has {config.vocab_size}"
+            )
+        return GPT(config), tokenizer
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no checkpoint of this package, or is damaged: {error}") from error

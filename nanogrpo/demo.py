@@ -1,81 +1,138 @@
 """The commands that show something: ``demo`` trains and compares, ``plot`` draws logs."""
 
 import argparse
-import sys
-from dataclasses import asdict
+import io
+import os
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from nanogrpo import grpo, runs
-from nanogrpo.checkpoint import save_model
-from nanogrpo.commands import pick_device
+from nanogrpo import commands, tasks
+from nanogrpo.checkpoint import load_model, write_whole
+from nanogrpo.errors import LogError, OptionError
 from nanogrpo.evaluate import sample_texts
-from nanogrpo.metrics import logged, read_csv
-from nanogrpo.recipes import measure, new_policy, sft_until, test_problems
-from nanogrpo.runs import LOG, MODEL
-from nanogrpo.tasks import Addition, exact_match
+from nanogrpo.job import pick_device, printable
+from nanogrpo.metrics import read_csv
+from nanogrpo.options import Options, option
+from nanogrpo.recipes import measure, points, test_problems
+from nanogrpo.runs import CONFIG, LOG, MODEL, Folder
+from nanogrpo.tasks import Task
 
+DEMO = "a tiny GPT learns addition: SFT, then GRPO; about a minute"
+PLOT = "draw a metric of one or more logs"
 KS = (1, 4, 16)
 
 
-def demo(args: argparse.Namespace) -> None:
-    """SFT until a tiny GPT is half right at addition, then GRPO; results go to the folder ``args.out``."""
-    task, out = Addition(), Path(args.out)
-    model = new_policy(task, args.seed, pick_device(args.device))
-    problems = test_problems(task)
-    config = grpo.GRPOConfig(task.max_new_tokens, max_steps=args.steps, seed=args.seed)
-    rows = logged(grpo.train(model, task.tokenizer, task.split()[0], exact_match, config), out / LOG)
-    runs.write_settings(out, asdict(config))
+@dataclass(frozen=True)
+class DemoOptions(Options):
+    """Options of ``demo``."""
 
-    with tqdm(desc="SFT until 30 % of the samples are right") as bar:
-        for row in logged(sft_until(model, task, seed=args.seed), out / "sft.csv"):
-            bar.update()
-            bar.set_postfix(accuracy=f"{row['accuracy']:.2f}")
-    prompts = [row["prompt"] for row in problems[:8]]
-    before = (
-        measure(model, task, problems, KS),
-        sample_texts(model, task.tokenizer, prompts, max_new_tokens=4),
+    task: str = option("addition", help="what is learned.")
+    seed: int = option(0, help="of both runs.", low=0, high=2**63 - 1)
+    steps: int = option(200, help="GRPO steps.", low=0)
+
+
+@dataclass(frozen=True)
+class PlotOptions(Options):
+    """Options of ``plot``."""
+
+    metric: str = option("reward", help="a column of the logs.")
+    x: str = option("step", help="the x axis: step or num_tokens.")
+
+
+def demo(args: Namespace) -> None:
+    """SFT until a tiny GPT is half right, then GRPO; log, weights, curves and a table go to ``args.out``.
+
+    Two runs like those of the commands, the first of them in the folder ``sft`` below. So a demo that was
+    stopped is taken up again by ``--resume``, and a run that is there is not replaced unasked.
+    """
+    options = DemoOptions.of(
+        {name: value for name, value in vars(args).items() if name in ("task", "seed", "steps")}
     )
-    with tqdm(rows, desc="GRPO", total=config.max_steps) as bar:
-        for row in bar:
-            bar.set_postfix(reward=f"{row['reward']:.2f}", entropy=f"{row['entropy']:.2f}")
-    after = measure(model, task, problems, KS), sample_texts(model, task.tokenizer, prompts, max_new_tokens=4)
-
-    table = compare(problems, before, after)
-    (out / "samples.txt").write_text(table + "\n")
-    save_model(out / MODEL, model, task.tokenizer, seed=str(args.seed))
+    task, out, first = tasks.find(options.task), Path(args.out), Path(args.out) / "sft"
+    device = pick_device(args.device)
+    with Folder(args.out) as folder, Folder(first) as below:
+        if not args.resume:
+            for place in (folder, below):
+                place.clear() if args.overwrite else place.check_free()
+    rule = next(iter(task.rules))
+    for command, path, own in (
+        ("sft", first, {}),
+        ("grpo", out, {"model": str(first), "reward": [rule], "max_steps": options.steps}),
+    ):
+        resume = args.resume and os.path.exists(path / CONFIG)
+        common = {
+            "task": task.name,
+            "seed": options.seed,
+            "device": device,
+            "resume": resume,
+            "overwrite": False,
+        }
+        commands.train(Namespace(command=command, out=str(path), **common, **own))
+    table = compare(task, [load_model(path / MODEL, device)[0] for path in (first, out)])
+    write_whole(out / "samples.txt", f"{table}\n".encode())
+    print(f"\n{table}\n\nLog, weights and this table are in {out}/", flush=True)
     save_plot({"GRPO": read_csv(out / LOG)}, ["reward", "entropy"], out / "curves.png")
-    print(f"\n{table}\n\nLog, curves, weights and this table are in {out}/")
+    print(f"The curves are in {out / 'curves.png'}")
 
 
-def compare(problems: list[dict], before: tuple[dict, list[str]], after: tuple[dict, list[str]]) -> str:
-    """A table of sampled answers and of accuracies, before and after GRPO."""
-    lines = [f"{'problem':<12}{'after SFT':>12}{'after GRPO':>12}"]
-    for row, old, new in zip(problems, before[1], after[1], strict=False):
-        marks = [text + (" right" if text == row["answer"] else " wrong") for text in (old, new)]
-        lines.append(f"{row['prompt']:<12}{marks[0]:>12}{marks[1]:>12}")
-    lines += [f"{name:<12}{value:>12.1%}{after[0][name]:>12.1%}" for name, value in before[0].items()]
-    return "\n".join([*lines, f"(accuracy, greedy and pass@k on {len(problems)} problems never trained on)"])
+def compare(task: Task, models: list) -> str:
+    """A table of sampled answers and of how good they are, after SFT and after GRPO."""
+    problems = test_problems(task)
+    how = {"max_new_tokens": task.max_new_tokens}
+    shown = [(row["prompt"].strip(), row["answer"]) for row in problems[:8]]
+    columns = [
+        sample_texts(m, task.tokenizer, [row["prompt"] for row in problems[:8]], **how) for m in models
+    ]
+    if task.learned_reward:
+        scores = [points(model, task, problems) for model in models]
+        kind = "%.2f"
+    else:
+        columns = [
+            [f"{t} {'right' if t == a else 'wrong'}" for t, (_, a) in zip(c, shown, strict=True)]
+            for c in columns
+        ]
+        scores = [measure(model, task, problems, KS) for model in models]
+        kind = "%.1f%%"
+    rows = [
+        ("problem", "after SFT", "after GRPO"),
+        *zip((prompt for prompt, _ in shown), *columns, strict=True),
+    ]
+    scale = 1 if task.learned_reward else 100
+    rows += [(name, *(kind % (scale * score[name]) for score in scores)) for name in scores[0]]
+    widths = [max(12, *(len(row[i]) + 2 for row in rows)) for i in range(3)]
+    lines = [f"{row[0]:<{widths[0]}}{row[1]:>{widths[1]}}{row[2]:>{widths[2]}}" for row in rows]
+    return "\n".join([*lines, f"({', '.join(scores[0])}: of {len(problems)} problems never trained on)"])
 
 
 def plot(args: argparse.Namespace) -> None:
-    """Draw one metric of several logs into a PNG."""
-    paths = [Path(name) / LOG if Path(name).is_dir() else Path(name) for name in args.logs]
+    """Draw one metric of several logs into a picture."""
+    paths = [Path(name) / LOG if os.path.isdir(name) else Path(name) for name in args.logs]
     short = [path.parent.name if path.name == LOG else path.stem for path in paths]
     names = [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
-    columns = dict(zip(names, map(read_csv, paths), strict=True))
-    save_plot(columns, [args.metric], Path(args.out), args.x, caption=True)
-    print(f"{args.metric} of {len(columns)} log(s) is drawn in {args.out}")
+    if len(set(names)) < len(names):
+        raise OptionError(f"one of the logs {', '.join(names)} is given twice; give each once")
+    names = [printable(name).replace("$", r"\$") for name in names]  # no formula
+    columns = {name: read_csv(path) for name, path in zip(names, paths, strict=True)}
+    options = PlotOptions.of({name: value for name, value in vars(args).items() if name in ("metric", "x")})
+    save_plot(columns, [options.metric], Path(args.out), options.x, caption=True)
+    print(f"{options.metric} of {len(columns)} log(s) is drawn in {args.out}")
 
 
 def save_plot(columns: dict, metrics: list[str], path: Path, x: str = "step", caption: bool = False) -> None:
     """Draw and save; the plotting library is loaded here, since nothing else needs it."""
     try:
         from nanogrpo.show.plotting import describe_runs, plot_runs
-    except ImportError:
-        sys.exit("drawing needs matplotlib: pip install 'nanogrpo[plot]'. The logs are written all the same.")
+    except ImportError as error:
+        raise LogError(f"drawing needs matplotlib ({error}): pip install 'nanogrpo[plot]'") from error
+    if not path.name or path.is_dir():
+        raise OptionError(f"cannot draw {path}: it is a folder; name a picture in it, such as plot.png")
     figure = plot_runs(columns, metrics, x)
     if caption:
         describe_runs(figure, columns, metrics[0], x)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    picture, kind = io.BytesIO(), path.suffix.removeprefix(".") or "png"
+    try:
+        figure.savefig(picture, dpi=150, bbox_inches="tight", format=kind)
+    except (ValueError, RuntimeError, OSError, ImportError) as error:  # a kind that is not known, or not here
+        raise OptionError(f"cannot draw {path}: {error}; name it as a .png") from error
+    write_whole(path, picture.getvalue())

@@ -8,115 +8,77 @@ no correction for a mismatch between the two is needed).
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
-import torch
 from torch import Tensor
 
-from nanogrpo.advantages import baseline_advantages, overlong_penalty
-from nanogrpo.errors import GroupSizeError, OptionError, check_choice
-from nanogrpo.experience import Groups, collect, logprobs_under, microbatches, minibatches
-from nanogrpo.experience import describe as describe  # part of this module, too
-from nanogrpo.experience import sample as sample
-from nanogrpo.kl import entropy, kl_k3
-from nanogrpo.losses import AGGREGATIONS, KL_ESTIMATORS, Denominators, aggregate, grpo_loss
+from nanogrpo.advantages import baseline_advantages, check_baseline, overlong_penalty
+from nanogrpo.errors import GroupSizeError, OptionError
+from nanogrpo.kl import entropy
+from nanogrpo.losses import KL_ESTIMATORS, Denominators, aggregate, grpo_loss
 from nanogrpo.model import GPT
-from nanogrpo.optim import AdamW, clip_grad_norm
-from nanogrpo.packed import completion_logits
-from nanogrpo.rollout import Rollout, logprobs_of
+from nanogrpo.options import option
+from nanogrpo.packed import completion_hidden
+from nanogrpo.rollout import logprobs_of
 from nanogrpo.state import TrainState
+from nanogrpo.step import Batch, StepConfig, add_reference, collect, describe, update_all
+from nanogrpo.step import sample as sample  # part of this module, too
 from nanogrpo.tasks import Problem, RewardFunction
 from nanogrpo.tokenizer import CharTokenizer
 
 
 @dataclass(frozen=True)
-class GRPOConfig:
-    """Options of :func:`train`; names as in TRL where it has them.
+class GRPOConfig(StepConfig):
+    """Options of :func:`train`; names as in TRL where it has them."""
 
-    Attributes:
-        max_new_tokens: the longest completion; what has not ended by then is truncated.
-        group_size: G, completions a prompt (TRL: ``num_generations``).
-        prompts_per_step: P, prompts a step.
-        learning_rate: of AdamW.
-        max_steps: how many steps the generator yields at most.
-        temperature: of sampling, and of the log-probs that are trained.
-        advantage: what a reward is compared with, ``"group"``, ``"leave_one_out"``, ``"batch"`` or
-            ``"none"``, see :func:`~nanogrpo.advantages.baseline_advantages`.
-        scale_rewards: whose standard deviation it is divided by: ``"group"``, ``"batch"`` or ``"none"``.
-        reward_weights: of several reward functions, one each; None for all 1.
-        overlong_buffer: so many of the last tokens cost up to 1 of the reward, see
-            :func:`~nanogrpo.advantages.overlong_penalty`; 0 for none.
-        mask_truncated_completions: leave truncated completions out of the loss; their rewards still count
-            for the others.
-        max_resamples: rounds in which groups without signal are replaced, see
-            :func:`~nanogrpo.experience.collect`; 0 for none.
-        aggregation: see :func:`~nanogrpo.losses.aggregate` (TRL: ``loss_type``).
-        beta: price of a nat of KL to the reference; 0 needs no reference and loads none.
-        kl_in: ``"loss"``, a price for each token; or ``"reward"``, where a completion pays for the sum of its
-            tokens before it is compared with its group.
-        kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``; None for k3 in the loss, and k1 in the reward, where
-            only k1 has the right gradient.
-        entropy_coef: reward for a nat of entropy, from the full logits, in the loss.
-        clip_low: how far below 1 a ratio may count (TRL: ``epsilon``).
-        clip_high: how far above 1 (TRL: ``epsilon_high``).
-        num_iterations: times that each batch of samples is gone through (the paper's mu).
-        num_mini_batches: updates each time. A minibatch holds whole groups.
-        max_grad_norm: the gradient is scaled down to this length.
-        seed: of the prompts, the sampling and the minibatches.
-    """
+    group_size: int = option(
+        16,
+        help="G, completions a prompt (TRL: ``num_generations``); each is compared with the others.",
+        low=2,
+        error=GroupSizeError,
+    )
+    baseline: Literal["group", "leave_one_out", "batch", "none"] = option(
+        "group",
+        help="what a reward is compared with, see :func:`~nanogrpo.advantages.baseline_advantages`.",
+    )
+    scale_rewards: Literal["group", "batch", "global", "none"] = option(
+        "group", help="whose standard deviation it is divided by, see the same function."
+    )
+    correction: int = option(0, help="of that deviation: 0 divides by G, 1 by G - 1 (Bessel).", low=0, high=1)
+    overlong_buffer: int = option(
+        0,
+        help="so many of the last tokens cost up to 1 of the reward, see "
+        ":func:`~nanogrpo.advantages.overlong_penalty`; 0 for none.",
+        low=0,
+    )
+    mask_truncated_completions: bool = option(
+        False, help="leave truncated completions out of the loss; their rewards still count for the others."
+    )
+    max_resamples: int = option(  # type: ignore[misc]  # a constant of the base class
+        0,
+        help="rounds in which groups without signal are replaced, see :func:`~nanogrpo.step.collect`; "
+        "0 for none.",
+        low=0,
+    )
+    kl_in: Literal["loss", "reward"] = option(
+        "loss",
+        help="where KL is charged: in the ``loss`` token by token, or in the ``reward``, where a completion "
+        "pays for the sum of its tokens before it is compared with its group.",
+    )
+    num_iterations: int = option(
+        1, help="times that each batch of samples is gone through (the paper's mu).", low=1
+    )
 
-    max_new_tokens: int
-    group_size: int = 16
-    prompts_per_step: int = 32
-    learning_rate: float = 3e-4
-    max_steps: int = 200
-    temperature: float = 1.0
-    advantage: str = "group"
-    scale_rewards: str = "group"
-    reward_weights: tuple[float, ...] | None = None
-    overlong_buffer: int = 0
-    mask_truncated_completions: bool = False
-    max_resamples: int = 0
-    aggregation: str = "token_mean"
-    beta: float = 0.0
-    kl_in: str = "loss"
-    kl_estimator: str | None = None
-    entropy_coef: float = 0.0
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    num_iterations: int = 1
-    num_mini_batches: int = 1
-    max_grad_norm: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.group_size < 2:
-            raise GroupSizeError(
-                f"group_size={self.group_size}: a completion is compared with the others of its group, "
-                "so a group needs at least 2"
+    def check(self) -> None:
+        """What options must say of each other."""
+        super().check()
+        check_baseline(self.baseline, self.scale_rewards)
+        if self.overlong_buffer > self.max_new_tokens:
+            raise OptionError(
+                f"overlong_buffer={self.overlong_buffer} is above max_new_tokens={self.max_new_tokens}: "
+                "it is a part of these tokens"
             )
-        least = {"max_new_tokens": 1, "prompts_per_step": 1, "num_iterations": 1, "num_mini_batches": 1}
-        for name, low in (least | {"max_resamples": 0, "overlong_buffer": 0}).items():
-            if getattr(self, name) < low:
-                raise OptionError(f"{name}={getattr(self, name)} must be at least {low}")
-        for name, most in (("num_mini_batches", "prompts_per_step"), ("overlong_buffer", "max_new_tokens")):
-            if getattr(self, name) > getattr(self, most):
-                raise OptionError(f"{name}={getattr(self, name)} is above {most}={getattr(self, most)}")
-        if not self.temperature > 0:
-            raise OptionError(f"temperature={self.temperature} must be above 0: greedy groups are all alike")
-        check_choice("aggregation", self.aggregation, AGGREGATIONS)
-        check_choice("kl_in", self.kl_in, ("loss", "reward"))
-        check_choice("kl_estimator", self.kl_estimator, (*KL_ESTIMATORS, None))
-        baseline_advantages(torch.zeros(1, 2), self.advantage, self.scale_rewards)  # do the two go together?
-
-    @property
-    def estimator(self) -> str:
-        """The KL estimator that is used."""
-        return self.kl_estimator or ("k1" if self.kl_in == "reward" else "k3")
-
-    @property
-    def kl_in_loss(self) -> bool:
-        """Whether the loss needs the reference."""
-        return bool(self.beta) and self.kl_in == "loss"
 
 
 def train(
@@ -131,7 +93,8 @@ def train(
     """Train ``model`` in place; yield one dict of metrics a step, named as TRL names them.
 
     Nothing runs until the first row is asked for. Leave the loop, or press Ctrl-C in it, whenever you like:
-    the model stands as the last finished update left it.
+    the model stands as the last finished update left it. To see what was sampled as well, make the steps
+    yourself with :func:`~nanogrpo.grpo.step`.
 
     ``reward`` and what stands beside it describe all that was sampled; the loss and what stands beside it are
     means over the updates of the step. ``kl``, in nats a token, is the estimate that the loss charges for;
@@ -142,7 +105,7 @@ def train(
         tokenizer: its alphabet.
         problems: rows with a ``prompt`` and the columns that ``reward_fn`` asks for.
         reward_fn: a rule or a trained reward model, see :mod:`nanogrpo.tasks`; or several, see
-            :func:`~nanogrpo.experience.rewards_of`.
+            :func:`~nanogrpo.step.rewards_of`.
         config: the options.
         reference: the frozen policy of the KL penalty; a copy of ``model`` if there is none and ``beta`` is
             not 0. With ``beta=0`` a reference that is handed in is for measuring ``kl`` only.
@@ -151,33 +114,41 @@ def train(
     Raises:
         RewardError: the reward function returned the wrong number of values or one that is not finite.
         BlockSizeError: a prompt leaves no room for ``max_new_tokens``.
-        NonFiniteError: the gradient is NaN or infinite; the weights are as they were before that update.
+        NonFiniteError: a gradient, a weight or a logit is NaN or infinite; the message says whether the
+            weights are as they were before that step.
     """
     if config.beta and reference is None:
         reference = copy.deepcopy(model).requires_grad_(False)
     state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
-    for step in range(state.step + 1, config.max_steps + 1):
-        groups, sampled = collect(model, tokenizer, problems, reward_fn, config, state.generator)
-        advantages, judged = compare(groups, reference, config)  # (P, G)
-        rollout = groups.rollout
-        if config.mask_truncated_completions:
-            kept = rollout.completion_mask & ~rollout.truncated.unsqueeze(1)  # (B, T)
-            rollout = replace(rollout, completion_mask=kept)
-        passes = (config.num_iterations, config.num_mini_batches, config.seed)
-        updates = [
-            improve(
-                model, reference, state.optimizer, rollout.pick(prompts), advantages[prompts], config,
-                f"GRPO step {step}",
-            )
-            for prompts in minibatches(len(advantages), *passes, step)
-        ]  # fmt: skip
-        update = {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
-        state.step, state.num_tokens = step, state.num_tokens + int(sampled.rollout.completion_mask.sum())
-        yield {"step": step, "num_tokens": state.num_tokens, **sampled.metrics(config), **judged, **update}
+    while state.step < config.max_steps:
+        metrics, _ = step(model, tokenizer, problems, reward_fn, config, state, reference)
+        yield metrics
 
 
-def compare(groups: Groups, reference: GPT | None, config: GRPOConfig) -> tuple[Tensor, dict[str, float]]:
-    """Advantages ``(P, G)``, and metrics of how they came about.
+def step(
+    model: GPT,
+    tokenizer: CharTokenizer,
+    problems: Sequence[Problem],
+    reward_fn: RewardFunction | Sequence[RewardFunction],
+    config: GRPOConfig,
+    state: TrainState,
+    reference: GPT | None = None,
+) -> tuple[dict[str, float], Batch]:
+    """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
+    batch, sampled = collect(model, tokenizer, problems, reward_fn, config, state.generator)
+    batch, kl = add_reference(batch, reference, config)
+    batch, advantages = compute_advantages(batch, config)
+    names = ("loss", "clip_ratio/region_mean", *(["kl"] if config.kl_in_loss else []))
+    loss = partial(compute_loss, model, config)
+    updates = update_all(
+        model, batch, loss, [state.optimizer], config, config.num_iterations, state.step + 1, names
+    )
+    now = state.count(sampled.rollout.completion_mask)
+    return now | describe(sampled, config) | advantages | kl | updates, batch
+
+
+def compute_advantages(batch: Batch, config: GRPOConfig) -> tuple[Batch, dict[str, float]]:
+    """The batch with advantages ``(B,)``, and the metric of how large they are.
 
     With the KL in the reward, a completion's reward loses ``beta`` times the sum of its tokens' estimates,
     and the baseline is the mean of these penalized rewards: what all members of a group pay alike cancels,
@@ -185,85 +156,56 @@ def compare(groups: Groups, reference: GPT | None, config: GRPOConfig) -> tuple[
     the group's standard deviation, small differences in KL are blown up to size one where all answers are
     right, whatever ``beta`` is.
     """
-    rollout, rewards, kl_metric = groups.rollout, groups.rewards, {}
+    rollout, rewards = batch.rollout, batch.rewards
     if config.overlong_buffer:
-        fines = overlong_penalty(rollout.lengths, config.max_new_tokens, config.overlong_buffer)  # (B,)
-        rewards = rewards + fines.to(rewards).view_as(rewards)  # (P, G)
-    if reference is not None and not config.kl_in_loss:
-        ref_logprobs = logprobs_under(reference, rollout, config.temperature)  # (B, T)
-        sampled = (rollout.logprobs, ref_logprobs, rollout.completion_mask)
-        kl_metric = {"kl": (kl_k3(*sampled).sum() / rollout.completion_mask.sum()).item()}
-        if config.beta:
-            fines = config.beta * KL_ESTIMATORS[config.estimator](*sampled).sum(1)  # (B,)
-            rewards = rewards - fines.to(rewards).view_as(rewards)  # (P, G)
-    advantages = baseline_advantages(rewards, config.advantage, config.scale_rewards).to(rollout.logprobs)
-    return advantages, {"advantage_abs_mean": advantages.abs().mean().item(), **kl_metric}
+        penalty = overlong_penalty(rollout.lengths, config.max_new_tokens, config.overlong_buffer)  # (B,)
+        rewards = rewards + penalty.to(rewards).view_as(rewards)  # (P, G)
+    if config.beta and config.kl_in == "reward":
+        estimate = KL_ESTIMATORS[config.estimator]
+        kl = estimate(rollout.logprobs, batch.ref_logprobs, rollout.completion_mask)  # (B, T)
+        rewards = rewards - (config.beta * kl.sum(1)).to(rewards).view_as(rewards)  # (P, G)
+    advantages = baseline_advantages(
+        rewards, config.baseline, config.scale_rewards, config.std_eps, config.correction,
+        lengths=rollout.lengths.view_as(rewards),
+    ).to(rollout.logprobs)  # (P, G)  # fmt: skip
+    if config.mask_truncated_completions:
+        kept = rollout.completion_mask & ~rollout.truncated.unsqueeze(1)  # (B, T)
+        rollout = replace(rollout, completion_mask=kept)
+    metrics = {"advantage_abs_mean": advantages.abs().mean().item()}
+    return replace(batch, rollout=rollout, advantages=advantages.flatten()), metrics
 
 
-def improve(
-    model: GPT,
-    reference: GPT | None,
-    optimizer: AdamW,
-    rollout: Rollout,
-    advantages: Tensor,
-    config: GRPOConfig,
-    where: str,
-) -> dict[str, float]:
-    """One update of the policy on one rollout; its metrics.
-
-    The old log-probs are those that were kept from sampling, so no second pass is needed for them. Without a
-    KL penalty or an entropy bonus, a group without signal (all advantages 0) has gradient 0 and is not
-    computed; it still counts in the denominators, so the result is exactly that of the whole batch. The
-    gradient is summed over microbatches, which fit into a processor's cache and keep the peak of memory low.
-    """
-    denominators = Denominators.of(rollout.completion_mask, config.max_new_tokens)
-    computed = rollout.lengths.view_as(advantages).ne(0).any(1)  # (P,), groups that are not all left out
-    if not (config.kl_in_loss or config.entropy_coef):
-        computed = computed & advantages.ne(0).any(1)
-    sums = {"loss": 0.0, "clip_ratio/region_mean": 0.0} | ({"kl": 0.0} if config.kl_in_loss else {})
-    optimizer.zero_grad()
-    for prompts in microbatches(rollout, computed.nonzero().squeeze(1)):
-        part = rollout.pick(prompts)
-        loss, metrics = loss_of(model, reference, part, advantages[prompts], config, denominators)
-        loss.backward()
-        for name in sums:
-            sums[name] += (loss.detach() if name == "loss" else metrics[name]).item()
-    grad_norm = clip_grad_norm(optimizer.params, config.max_grad_norm, where)
-    optimizer.step()  # also where no group has a signal: Adam moves on with what it remembers
-    return {**sums, "grad_norm": grad_norm}
-
-
-def loss_of(
-    model: GPT,
-    reference: GPT | None,
-    part: Rollout,
-    advantages: Tensor,
-    config: GRPOConfig,
-    denominators: Denominators,
+def compute_loss(
+    model: GPT, config: StepConfig, batch: Batch, denominators: Denominators, hidden: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of some groups, and its metrics; both add up over the parts of a batch."""
-    batch = (part.prompt_ids, part.prompt_lens, part.completion_ids)
-    logits = completion_logits(model, *batch)  # (B, T, V)
-    logprobs = logprobs_of(logits, part.completion_ids, config.temperature)  # (B, T)
-    ref_logprobs = None
-    if config.kl_in_loss:
-        with torch.no_grad():
-            ref_logits = completion_logits(reference, *batch)
-            ref_logprobs = logprobs_of(ref_logits, part.completion_ids, config.temperature)
+    """The loss of some groups, and its metrics; both add up over the parts of a batch.
+
+    The old log-probs are those that were kept from sampling, so no second pass is needed for them. PPO takes
+    the same loss, and hands in the policy's ``hidden`` states ``(B, T, C)`` where its critic reads them too.
+    """
+    rollout, mask = batch.rollout, batch.rollout.completion_mask
+    if hidden is None:
+        hidden = completion_hidden(model, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
+    logits = model.head(hidden)  # (B, T, V)
     loss, metrics = grpo_loss(
-        logprobs,
-        part.logprobs,
-        ref_logprobs,
-        advantages.flatten(),
-        part.completion_mask,
+        logprobs_of(logits, rollout.completion_ids, config.temperature),
+        rollout.logprobs,
+        batch.ref_logprobs if config.kl_in_loss else None,
+        batch.advantages,
+        mask,
+        importance_sampling_level=config.importance_sampling_level,
+        surrogate=config.surrogate,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
+        delta=config.delta,
         beta=config.beta if config.kl_in_loss else 0.0,
         kl_estimator=config.estimator,
+        use_bias_correction_kl=config.use_bias_correction_kl,
         aggregation=config.aggregation,
         denominators=denominators,
     )
     if config.entropy_coef:
-        bonus = config.entropy_coef * entropy(logits / config.temperature, part.completion_mask)  # (B, T)
-        loss = loss - aggregate(bonus, part.completion_mask, config.aggregation, denominators)
-    return loss, metrics
+        bonus = config.entropy_coef * entropy(logits / config.temperature, mask)  # (B, T)
+        loss = loss - aggregate(bonus, mask, config.aggregation, denominators)
+    metrics = {name: metrics[name] for name in ("clip_ratio/region_mean", "kl") if name in metrics}
+    return loss, {"loss": loss.detach(), **metrics}

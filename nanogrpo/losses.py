@@ -10,6 +10,13 @@ Losses come **per token**, (B, T), exactly zero where masked; :func:`aggregate` 
 log-ratio is masked *before* ``exp``: whatever padding holds, even NaN or infinity, reaches neither the
 loss nor the gradient. Old and reference log-probs and advantages are constants and get no gradient.
 
+A policy loss is put together from parts that do not know of each other: whose ratio
+(:func:`importance_ratio`), what is made of it (:data:`SURROGATES`), how tokens are averaged
+(:func:`aggregate`), and a KL penalty. A new variant is a new row of one of these.
+
+Half precision is taken in float32: differences of log-probs would have lost their digits. A gradient that is
+0 because a clip binds stays 0, however large the ratio is.
+
 What is left out: an entropy bonus (add ``-c * entropy(logits)`` to the per-token loss), and importance
 weights for a sampler that differs from the trainer (ours do not differ).
 """
@@ -24,6 +31,7 @@ from torch import Tensor
 
 from nanogrpo.errors import MaskError, OptionError, check_choice, check_mask, check_shape
 from nanogrpo.kl import kl_k1, kl_k2, kl_k3
+from nanogrpo.precision import widen
 
 AGGREGATIONS = ("sequence_mean", "token_mean", "constant", "sequence_sum")
 KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
@@ -55,27 +63,38 @@ def grpo_loss(
     advantages: Tensor,
     completion_mask: Tensor,
     *,
+    importance_sampling_level: str = "token",
+    surrogate: str = "clip",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     delta: float | None = None,
     beta: float = 0.0,
     kl_estimator: str = "k3",
     use_bias_correction_kl: bool = False,
-    importance_sampling_level: str = "token",
-    aggregation: str = "sequence_mean",
+    aggregation: str = "token_mean",
     denominators: Denominators | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""The loss of GRPO: clipped ratios times group advantages, plus a KL penalty, averaged over tokens.
 
-    .. math:: L = -\frac1B \sum_i \frac1{|o_i|} \sum_t \left\{
+    .. math:: L = -\frac1{\sum_i |o_i|} \sum_i \sum_t \left\{
               \min\left(\rho_{it} \hat A_i,\ \mathrm{clip}(\rho_{it}, 1-\epsilon, 1+\epsilon) \hat A_i\right)
               - \beta\, k_{3,it} \right\}, \qquad
               \rho_{it} = \frac{\pi_\theta(o_{it})}{\pi_{\mathrm{old}}(o_{it})}
 
-    Eq. 3 of DeepSeekMath (arXiv 2402.03300), with the defaults and advantages from
-    :func:`nanogrpo.advantages.group_advantages`. The options make the variants: DAPO is
-    ``clip_high=0.28, aggregation="token_mean"``, Dr. GRPO ``aggregation="constant"`` with advantages of
-    ``scale_rewards="none"``, GSPO ``importance_sampling_level="sequence"``.
+    Eq. 3 of DeepSeekMath (arXiv 2402.03300) with advantages from
+    :func:`nanogrpo.advantages.group_advantages`, but for the mean over tokens: the paper's, first over each
+    completion and then over completions, is ``aggregation="sequence_mean"``; the default is DAPO's and
+    TRL's. The options make the variants:
+
+    ========= =====================================================================================
+    name      options
+    ========= =====================================================================================
+    GRPO      ``aggregation="sequence_mean"``
+    DAPO      ``clip_high=0.28``
+    Dr. GRPO  ``aggregation="constant"``, with advantages of ``scale_rewards="none"``
+    GSPO      ``importance_sampling_level="sequence", aggregation="sequence_mean"``
+    CISPO     ``surrogate="cispo", clip_low=1, clip_high=4``
+    ========= =====================================================================================
 
     Args:
         logprobs: (B, T), the policy's log-probs of the sampled tokens, with gradient.
@@ -83,13 +102,14 @@ def grpo_loss(
         ref_logprobs: (B, T), those of the frozen reference; None if ``beta`` is 0 and no KL is wanted.
         advantages: (B,) or (B, T), flattened from (P, G): ``advantages.flatten()``.
         completion_mask: (B, T) bool.
+        importance_sampling_level: ``"token"``, ``"sequence"`` or ``"sequence_token"``.
+        surrogate: ``"clip"`` or ``"cispo"``: :func:`clipped_surrogate` or :func:`cispo_surrogate`.
         clip_low: How far below 1 the ratio may count (TRL: ``epsilon``).
         clip_high: How far above 1 (TRL: ``epsilon_high``).
         delta: Two-sided cap on the ratio, see :func:`clipped_surrogate`.
         beta: Price of one nat of KL, in units of the advantage.
         kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``; k1 in a loss restrains nothing and is for study.
         use_bias_correction_kl: Multiply the estimate with the ratio, see :mod:`nanogrpo.kl`.
-        importance_sampling_level: ``"token"``, ``"sequence"`` or ``"sequence_token"``.
         aggregation: See :func:`aggregate`.
         denominators: Counts of the whole batch, if this is one microbatch of it.
 
@@ -108,7 +128,8 @@ def grpo_loss(
 
     >>> logprobs = torch.tensor([[-1.0, -2.0], [-1.0, -1.0]], requires_grad=True)
     >>> mask = torch.tensor([[True, True], [True, False]])
-    >>> loss, metrics = grpo_loss(logprobs, logprobs.detach(), None, torch.tensor([1.0, -1.0]), mask)
+    >>> A = torch.tensor([1.0, -1.0])
+    >>> loss, _ = grpo_loss(logprobs, logprobs.detach(), None, A, mask, aggregation="sequence_mean")
     >>> loss.item(), torch.autograd.grad(loss, logprobs)[0]
     (0.0, tensor([[-0.2500, -0.2500],
             [ 0.5000,  0.0000]]))
@@ -116,9 +137,12 @@ def grpo_loss(
     if beta and ref_logprobs is None:
         raise OptionError(f"beta={beta} needs ref_logprobs; pass them, or beta=0")
     check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
+    check_choice("surrogate", surrogate, SURROGATES)
     n = denominators or Denominators.of(completion_mask)
     ratio = importance_ratio(logprobs, old_logprobs, completion_mask, importance_sampling_level)  # (B, T)
-    per_token = clipped_surrogate(ratio, advantages, completion_mask, clip_low, clip_high, delta)  # (B, T)
+    per_token = SURROGATES[surrogate](
+        ratio, logprobs, advantages, completion_mask, clip_low, clip_high, delta
+    )  # (B, T)
     metrics = clip_fractions(ratio, advantages, completion_mask, clip_low, clip_high, n)
     if ref_logprobs is not None:
         kl = KL_ESTIMATORS[kl_estimator](logprobs, ref_logprobs, completion_mask)  # (B, T)
@@ -163,14 +187,15 @@ def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level
     tensor([[1.1409, 1.1409, 1.1409]])
     """
     check_choice("importance_sampling_level", level, ("token", "sequence", "sequence_token"))
+    logprobs, old_logprobs = widen("logprobs", logprobs), widen("old_logprobs", old_logprobs)
     check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs)
     log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)  # (B, T), masked BEFORE exp
     if level == "token":
-        return log_ratio.exp()
+        return _exp(log_ratio)
     mean = log_ratio.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)  # (B, 1)
     if level == "sequence_token":
-        return (mean.detach() + log_ratio - log_ratio.detach()).exp()
-    return mean.exp().expand_as(log_ratio)
+        return _exp(mean.detach() + log_ratio - log_ratio.detach())
+    return _exp(mean).expand_as(log_ratio)
 
 
 def clipped_surrogate(
@@ -216,14 +241,15 @@ def clipped_surrogate(
     """
     _check_clip(clip_low, clip_high, delta)
     check_mask(mask, ratio=ratio)
-    advantages = _constant(advantages, mask)  # (B, T)
+    ratio, advantages = widen("ratio", ratio), _constant(advantages, mask)  # (B, T)
     capped = ratio if delta is None else ratio.clamp(max=delta)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return torch.where(mask, -torch.min(capped * advantages, clipped * advantages), 0.0)  # (B, T)
+    loss = -torch.min(capped * advantages, clipped * advantages)  # (B, T)
+    return torch.where(mask & (advantages != 0), loss, 0.0)  # an infinite ratio times 0 is 0, too
 
 
 def aggregate(
-    per_token: Tensor, mask: Tensor, how: str = "sequence_mean", denominators: Denominators | None = None
+    per_token: Tensor, mask: Tensor, how: str = "token_mean", denominators: Denominators | None = None
 ) -> Tensor:
     r"""Turn per-token losses (B, T) into the number to minimize. Here sits the length bias.
 
@@ -278,12 +304,12 @@ def aggregate(
     check_mask(mask, per_token=per_token)
     n = denominators or Denominators.of(mask)
     _check_counts(n, mask, how)
-    per_token = torch.where(mask, per_token, 0.0)  # (B, T)
+    per_token = torch.where(mask, widen("per_token", per_token), 0.0)  # (B, T)
     if how == "sequence_mean":
         per_token = per_token / mask.sum(1, keepdim=True).clamp(min=1)
     if how == "token_mean":
         return per_token.sum() / n.num_tokens
-    if how == "constant":
+    if how == "constant" and n.max_length:
         return per_token.sum() / (n.num_sequences * n.max_length)
     return per_token.sum() / n.num_sequences
 
@@ -313,12 +339,12 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor
     tensor([[0.5000, 1.0000]])
     """
     check_mask(mask, logprobs=logprobs)
-    return -_constant(advantages, mask) * torch.where(mask, logprobs, 0.0)  # (B, T)
+    return -_constant(advantages, mask) * torch.where(mask, widen("logprobs", logprobs), 0.0)  # (B, T)
 
 
-def cispo_loss(
+def cispo_surrogate(
+    ratio: Tensor,
     logprobs: Tensor,
-    old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
     clip_low: float = 1.0,
@@ -334,8 +360,8 @@ def cispo_loss(
     itself, so its 5.0 is 4.0 here. ``clip_low=1`` means no lower bound.
 
     Args:
+        ratio: (B, T), see :func:`importance_ratio`; taken as a constant.
         logprobs: (B, T), with gradient.
-        old_logprobs: (B, T), taken as constants.
         advantages: (B,) or (B, T), taken as constants.
         mask: (B, T) bool.
         clip_low: At least 0.
@@ -349,14 +375,23 @@ def cispo_loss(
 
     When it is wrong: if nothing else holds the policy back, over many steps on the same samples.
 
-    >>> new, old = torch.tensor([[8.0, 1.5]]).log().requires_grad_(), torch.zeros(1, 2)
-    >>> loss = cispo_loss(new, old, torch.tensor([1.0]), torch.ones(1, 2, dtype=torch.bool))
+    >>> new, mask = torch.tensor([[8.0, 1.5]]).log().requires_grad_(), torch.tensor([[True, True]])
+    >>> ratio = importance_ratio(new, torch.zeros(1, 2), mask)
+    >>> loss = cispo_surrogate(ratio, new, torch.tensor([1.0]), mask)
     >>> torch.autograd.grad(loss.sum(), new)[0]
     tensor([[-5.0000, -1.5000]])
     """
     _check_clip(clip_low, clip_high, None)
-    weight = importance_ratio(logprobs, old_logprobs, mask).detach().clamp(1 - clip_low, 1 + clip_high)
+    check_mask(mask, ratio=ratio)
+    weight = widen("ratio", ratio).detach().clamp(1 - clip_low, 1 + clip_high)  # (B, T)
     return weight * reinforce_loss(logprobs, advantages, mask)  # (B, T)
+
+
+# What is made of the ratio: a loss for each token from (ratio, logprobs, advantages, mask, low, high, delta).
+SURROGATES = {
+    "clip": lambda ratio, logprobs, *rest: clipped_surrogate(ratio, *rest),
+    "cispo": lambda ratio, logprobs, *rest: cispo_surrogate(ratio, logprobs, *rest[:-1]),
+}
 
 
 @torch.no_grad()
@@ -391,7 +426,7 @@ def clip_fractions(
     tensor(0.2500)
     """
     check_mask(mask, ratio=ratio)
-    advantages = _constant(advantages, mask)  # (B, T)
+    ratio, advantages = widen("ratio", ratio), _constant(advantages, mask)  # (B, T)
     tokens = (denominators or Denominators.of(mask)).num_tokens
     low = (mask & (ratio < 1 - clip_low) & (advantages < 0)).sum().to(ratio.dtype) / tokens
     high = (mask & (ratio > 1 + clip_high) & (advantages > 0)).sum().to(ratio.dtype) / tokens
@@ -436,9 +471,10 @@ def value_loss(
     """
     if (old_values is None) != (clip_range is None):
         raise OptionError(f"clip_range={clip_range} and old_values go together; pass both or neither")
+    values, returns = widen("values", values), widen("returns", returns)
     check_mask(mask, values=values, returns=returns)
     error = torch.where(mask, values - returns.detach(), 0.0) ** 2  # (B, T)
-    if old_values is not None:
+    if old_values is not None and clip_range is not None:
         check_mask(mask, old_values=old_values)
         old, target = old_values.detach(), returns.detach()
         clipped = old + (values - old).clamp(-clip_range, clip_range)
@@ -470,6 +506,7 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     >>> bradley_terry_loss(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 0.0]))
     tensor([0.6931, 0.1269])
     """
+    chosen, rejected = widen("chosen", chosen), widen("rejected", rejected)
     check_shape("rejected", rejected, tuple(chosen.shape), "the shape of chosen")
     return -F.logsigmoid(chosen - rejected)
 
@@ -495,6 +532,7 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     >>> sft_loss(torch.zeros(1, 2, 4), torch.tensor([[3, -100]]), torch.tensor([[True, False]]))
     tensor([[1.3863, 0.0000]])
     """
+    logits = widen("logits", logits)
     check_mask(mask, targets=targets)
     check_shape("logits", logits, (*mask.shape, logits.shape[-1]), "the shape of mask, then V")
     kept = F.cross_entropy(logits[mask], targets[mask], reduction="none")  # (N,), unmasked tokens only
@@ -503,11 +541,30 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 def _constant(advantages: Tensor, mask: Tensor) -> Tensor:
     """Give advantages (B,) or (B, T) the shape (B, T), without gradient, zero where masked."""
+    advantages = widen("advantages", advantages)
     if advantages.ndim == 1:
         check_shape("advantages", advantages, mask.shape[:1], "one a completion; flatten (P, G) first")
         advantages = advantages[:, None].expand(mask.shape)  # (B, T)
     check_shape("advantages", advantages, mask.shape, "(B,) or the shape of mask; flatten (P, G) first")
     return torch.where(mask, advantages.detach(), 0.0)
+
+
+class _Exp(torch.autograd.Function):
+    """``exp``, whose gradient is 0 where none comes back: not 0 times infinity, where the ratio overflows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(y := x.exp())
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return (grad * y).masked_fill(grad == 0, 0.0)
+
+
+def _exp(log_ratio: Tensor) -> Tensor:
+    return _Exp.apply(log_ratio)
 
 
 def _check_clip(clip_low: float, clip_high: float, delta: float | None) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import CheckpointError, NonFiniteError
+from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
+from nanogrpo.precision import check_trainable
 
 
 class AdamW:
@@ -29,6 +30,9 @@ class AdamW:
         betas: :math:`(\beta_1, \beta_2)`.
         eps: :math:`\epsilon`.
         weight_decay: :math:`\lambda`.
+
+    Raises:
+        DTypeError: a parameter is narrower than float32; see :func:`nanogrpo.precision.check_trainable`.
     """
 
     def __init__(
@@ -40,9 +44,11 @@ class AdamW:
         weight_decay: float = 0.0,
     ):
         self.params = list(params)
+        check_trainable(self.params)
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.mean = [torch.zeros_like(p) for p in self.params]
         self.square = [torch.zeros_like(p) for p in self.params]
+        self.before = [torch.empty_like(p) for p in self.params]  # to take back a step that breaks them
         self.steps = 0
 
     def zero_grad(self) -> None:
@@ -51,8 +57,12 @@ class AdamW:
             p.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Move every parameter once along its gradient; one without a gradient counts as gradient 0."""
+    def step(self, where: str = "this step") -> None:
+        """Move every parameter once along its gradient; one without a gradient counts as gradient 0.
+
+        Raises:
+            NonFiniteError: a new weight would be NaN or infinite; all are as they were. ``where`` is named.
+        """
         self.steps += 1
         beta1, beta2 = self.betas
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
@@ -62,9 +72,19 @@ class AdamW:
         scale = torch._foreach_sqrt(self.square)
         torch._foreach_div_(scale, (1 - beta2**self.steps) ** 0.5)
         torch._foreach_add_(scale, self.eps)
-        if self.weight_decay:
-            torch._foreach_mul_([p for p in self.params if p.ndim >= 2], 1 - self.lr * self.weight_decay)
-        torch._foreach_addcdiv_(self.params, self.mean, scale, -self.lr / (1 - beta1**self.steps))
+        torch._foreach_copy_(self.before, self.params)
+        most = torch.finfo(scale[0].dtype).max  # a larger number is none of this type
+        if self.weight_decay and (matrices := [p for p in self.params if p.ndim >= 2]):
+            torch._foreach_mul_(matrices, max(1 - self.lr * self.weight_decay, -most))
+        rate = min(self.lr / (1 - beta1**self.steps), most)
+        torch._foreach_addcdiv_(self.params, self.mean, scale, -rate)
+        norm = float(torch.stack(torch._foreach_norm(self.params)).norm())
+        if not norm < float("inf"):
+            torch._foreach_copy_(self.params, self.before)
+            raise NonFiniteError(
+                f"the weights' norm would be {norm} after {where} with learning rate {self.lr:g}; they are "
+                "as they were before it, and the last checkpoint is untouched. Lower the learning rate"
+            )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as named tensors."""
@@ -90,14 +110,18 @@ class AdamW:
         self.steps = int(state["steps"])
 
 
-def clip_grad_norm(params: Iterable[Tensor], max_norm: float, where: str) -> float:
+def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None, where: str) -> float:
     r"""Scale all gradients together so that their length is at most ``max_norm``; return the length before.
 
-    The length is :math:`\lVert g \rVert_2` over all parameters at once.
+    The length is :math:`\lVert g \rVert_2` over all parameters at once. With ``max_norm`` 0 or None it is
+    only measured.
 
     Raises:
+        OptionError: ``max_norm`` is negative or NaN; scaled to it, the step would go uphill.
         NonFiniteError: the length is NaN or infinite; no weight has been changed by it. ``where`` is named.
     """
+    if max_norm is not None and not max_norm >= 0:
+        raise OptionError(f"max_norm={max_norm} must be at least 0; 0 or None for no clipping")
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:
         return 0.0
@@ -107,6 +131,6 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float, where: str) -> flo
             f"the gradient's norm is {norm} at {where}; the weights are as they were before this step. "
             "Lower the learning rate, or look for a log-prob or reward that is not finite"
         )
-    if norm > max_norm:
+    if max_norm and norm > max_norm:
         torch._foreach_mul_(grads, max_norm / norm)
     return norm

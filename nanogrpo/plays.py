@@ -1,26 +1,15 @@
-"""The plays as a task: who speaks is the prompt, the first line of the speech is the completion.
+"""The plays: who speaks and the first line of the speech, and a hidden judge of such lines.
 
-The chapters on a learned reward start from here: lines to fine-tune on, and a judge of lines whose rule is
-known, so that what a reward model learned can be compared with what it should have learned.
+The rule of the judge is known, so that what a reward model learned can be compared with what it should have
+learned.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-
-import torch
-
-from nanogrpo import sft
-from nanogrpo.errors import PairError
-from nanogrpo.evaluate import sample_texts
-from nanogrpo.model import GPT
-from nanogrpo.reward_model import Preference, prefer
-from nanogrpo.tokenizer import CharTokenizer
+from collections.abc import Sequence
 
 MAX_CHARS = 48  # of a line; seven first lines in eight are no longer
 MAX_NEW_TOKENS = MAX_CHARS + 1  # the end is a token, too
 TEMPERATURE = 0.5  # of the judge's labels, in its points
-LINES_CONFIG = sft.SFTConfig(learning_rate=5e-4, batch_size=64, max_steps=50, seed=0)
-PROMPTS, GROUP_SIZE = 64, 8  # of one pass of `sample_pairs`; a group gives four pairs
 
 
 def first_lines(text: str, max_chars: int = MAX_CHARS) -> list[tuple[str, str]]:
@@ -91,56 +80,3 @@ class Judge:
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns) -> list[float]:
         """The scores of completions, as a reward function; prompts do not matter to this judge."""
         return [float(self.score(completion)) for completion in completions]
-
-
-def sft_on_lines(
-    model: GPT, tokenizer: CharTokenizer, text: str, config: sft.SFTConfig = LINES_CONFIG
-) -> Iterator[dict[str, float]]:
-    """Fine-tune a model of the plays in place, until it answers a heading with one line; yield metrics.
-
-    Args:
-        text: the part of the plays to train on.
-    """
-    return sft.train(model, tokenizer, first_lines(text), config)
-
-
-def sample_pairs(
-    model: GPT, tokenizer: CharTokenizer, prompts: Sequence[str], count: int, seed: int
-) -> list[tuple[str, str, str]]:
-    """Pairs to be judged: ``count`` times a prompt, drawn at random, and two completions of it.
-
-    A prompt that is drawn serves four pairs, which shares its reading; all completions are independent. Where
-    both completions of a pair are the same text there is nothing to prefer, and the pair is left out.
-
-    Raises:
-        PairError: the model writes the same text each time.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    pairs: list[tuple[str, str, str]] = []
-    while len(pairs) < count:
-        drawn = [prompts[i] for i in torch.randint(len(prompts), (PROMPTS,), generator=generator).tolist()]
-        own = int(torch.randint(2**31, (), generator=generator))
-        options = {"group_size": GROUP_SIZE, "max_new_tokens": MAX_NEW_TOKENS, "seed": own}
-        texts = sample_texts(model, tokenizer, drawn, **options)
-        owners = [prompt for prompt in drawn for _ in range(GROUP_SIZE // 2)]
-        new = [pair for pair in zip(owners, texts[::2], texts[1::2], strict=True) if pair[1] != pair[2]]
-        if not new:
-            raise PairError(f"all of {len(owners)} pairs have two equal texts; sample with more entropy")
-        pairs += new
-    return pairs[:count]
-
-
-def judge_pairs(
-    judge: Judge, pairs: Sequence[tuple[str, str, str]], temperature: float, seed: int
-) -> tuple[list[Preference], torch.Tensor]:
-    """Noisy labels of pairs: the preferences, and the judge's scores of their texts, ``(N, 2)``.
-
-    The scores are of ``(chosen, rejected)``; where the second is higher, noise has turned the label around.
-    """
-    scores = torch.tensor([[judge.score(a), judge.score(b)] for _, a, b in pairs], dtype=torch.float64)
-    wins = prefer(*scores.unbind(1), temperature, torch.Generator().manual_seed(seed))
-    preferences = [
-        Preference(prompt, a, b) if win else Preference(prompt, b, a)
-        for (prompt, a, b), win in zip(pairs, wins.tolist(), strict=True)
-    ]
-    return preferences, torch.where(wins.unsqueeze(1), scores, scores.flip(1))

@@ -1,4 +1,4 @@
-"""The book's running example, addition, as few lines as it takes: a policy that is half right, and its test.
+"""The book's running example in few lines, for any task: a policy that is half right, and its test.
 
 The quickstart, the command line, the studies and every chapter on verifiable reward start from here.
 """
@@ -8,13 +8,17 @@ from collections.abc import Iterator
 import torch
 
 from nanogrpo import sft
-from nanogrpo.evaluate import pass_at_k, success_counts
+from nanogrpo.errors import RowError
+from nanogrpo.evaluate import pass_at_k, sample_texts, success_counts
 from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.rewards import Problem, RewardFunction, call_reward
 from nanogrpo.state import TrainState
-from nanogrpo.tasks import Addition, Problem, exact_match
+from nanogrpo.tasks import Task
+
+WATCHED = 500  # held-out problems, at most, by which supervised fine-tuning is stopped
 
 
-def new_policy(task: Addition, seed: int, device: str | torch.device = "cpu") -> GPT:
+def new_policy(task: Task, seed: int, device: str | torch.device = "cpu") -> GPT:
     """An untrained GPT of 0.4 million parameters that just holds a problem and its answer."""
     torch.manual_seed(seed)  # the weights are drawn on the CPU, so a seed means the same model everywhere
     return GPT(GPTConfig(task.tokenizer.vocab_size, task.block_size, n_layer=2, n_head=4, n_embd=128)).to(
@@ -24,7 +28,7 @@ def new_policy(task: Addition, seed: int, device: str | torch.device = "cpu") ->
 
 def sft_until(
     model: GPT,
-    task: Addition,
+    task: Task,
     target: float = 0.3,
     seed: int = 0,
     every: int = 10,
@@ -50,33 +54,66 @@ def sft_until(
     """
     if accuracy >= target:
         return
-    training, held_out = task.split()
-    examples = [(row["prompt"], row["answer"]) for row in training]
-    for row in sft.train(model, task.tokenizer, examples, config or sft.SFTConfig(seed=seed), state):
+    watched, _ = held_out(task)
+    for row in sft.train(model, task.tokenizer, task.examples(), config or sft.SFTConfig(seed=seed), state):
         if row["step"] % every == 0:
-            accuracy = measure(model, task, held_out[:500])["accuracy"]
+            accuracy = measure(model, task, watched)["accuracy"]
         yield row | {"accuracy": accuracy}
         if accuracy >= target:
             return
 
 
-def test_problems(task: Addition) -> list[Problem]:
-    """Held-out problems that no decision was based on: all but the 500 that :func:`sft_until` watches."""
-    return task.split()[1][500:]
+def held_out(task: Task) -> tuple[list[Problem], list[Problem]]:
+    """Held-out problems that :func:`sft_until` watches, 500 or half of them, and those to test on.
+
+    Raises:
+        RowError: there are fewer than two.
+    """
+    problems = task.split()[1]
+    if len(problems) < 2:
+        raise RowError(f"task {task.name} holds {len(problems)} problem(s) out; it takes at least two")
+    watched = min(WATCHED, len(problems) // 2)
+    return problems[:watched], problems[watched:]
 
 
-def measure(
-    model: GPT, task: Addition, problems: list[Problem], ks: tuple[int, ...] = ()
-) -> dict[str, float]:
+def test_problems(task: Task) -> list[Problem]:
+    """Held-out problems that no decision was based on: all but those that :func:`sft_until` watches."""
+    return held_out(task)[1]
+
+
+def rule_of(task: Task) -> RewardFunction:
+    """The rule that says how good a policy is."""
+    return next(iter(task.rules.values()))
+
+
+def measure(model: GPT, task: Task, problems: list[Problem], ks: tuple[int, ...] = ()) -> dict[str, float]:
     """Shares of problems solved: sampled (``accuracy``), greedy, by at least one of k samples (``pass@k``).
 
     With ``ks`` each problem is sampled ``max(ks)`` times, else once. ``greedy`` comes with ``ks``.
     """
-    options = {"max_new_tokens": task.max_new_tokens}
+    rule, options = rule_of(task), {"max_new_tokens": task.max_new_tokens}
     n = max(ks, default=1)
-    counts = success_counts(model, task.tokenizer, problems, exact_match, group_size=n, **options)
+    counts = success_counts(model, task.tokenizer, problems, rule, group_size=n, **options)
     result = {"accuracy": sum(counts) / (n * len(counts))}
     if ks:
-        greedy = success_counts(model, task.tokenizer, problems, exact_match, temperature=0, **options)
+        greedy = success_counts(model, task.tokenizer, problems, rule, temperature=0, **options)
         result["greedy"] = sum(greedy) / len(greedy)
     return result | {f"pass@{k}": sum(pass_at_k(n, c, k) for c in counts) / len(counts) for k in ks}
+
+
+def points(model: GPT, task: Task, problems: list[Problem]) -> dict[str, float]:
+    """The mean reward that the task's first rule gives to one completion of each problem, by its name."""
+    texts = sample_texts(
+        model, task.tokenizer, [row["prompt"] for row in problems], max_new_tokens=task.max_new_tokens
+    )
+    return {next(iter(task.rules)): call_reward(rule_of(task), problems, texts).mean().item()}
+
+
+def summary(model: GPT, task: Task) -> str:
+    """How good a policy is in the end, in a sentence; on problems that no decision was based on."""
+    problems = test_problems(task)
+    if task.learned_reward:
+        [(name, mean)] = points(model, task, problems).items()
+        return f"the {name} gives {mean:.2f} points, the mean over {len(problems)} held-out prompts"
+    accuracy = measure(model, task, problems)["accuracy"]
+    return f"{accuracy:.1%} of the answers to {len(problems)} held-out problems are right"

@@ -20,11 +20,21 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from nanogrpo.checkpoint import load_tensors, save_tensors
-from nanogrpo.errors import CheckpointError, OptionError, PairError, check_choice, check_shape
+from nanogrpo.checkpoint import blank_model, load_tensors, save_tensors
+from nanogrpo.errors import (
+    CheckpointError,
+    NonFiniteError,
+    OptionError,
+    PairError,
+    check_choice,
+    check_outputs,
+    check_shape,
+)
 from nanogrpo.losses import bradley_terry_loss
-from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.model import GPT
 from nanogrpo.optim import clip_grad_norm
+from nanogrpo.options import Options, option
+from nanogrpo.precision import widen
 from nanogrpo.state import TrainState
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -38,7 +48,7 @@ class Preference:
     """Two completions of one prompt, and which of them was preferred.
 
     Raises:
-        PairError: both are the same text, so that neither can be preferred.
+        PairError: both are the same text, so that neither can be preferred; or one is no text.
     """
 
     prompt: str
@@ -46,6 +56,8 @@ class Preference:
     rejected: str
 
     def __post_init__(self):
+        if not all(isinstance(text, str) for text in (self.prompt, self.chosen, self.rejected)):
+            raise PairError(f"a preference is made of texts; these are {self}")
         if self.chosen == self.rejected:
             raise PairError(
                 f"both completions of prompt {self.prompt!r} are {self.chosen!r}; "
@@ -73,6 +85,7 @@ def preference_probs(scores_a: Tensor, scores_b: Tensor, temperature: float) -> 
     >>> preference_probs(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([3.0, 0.0, 2.0]), temperature=1.0)
     tensor([0.5000, 0.7311, 0.1192])
     """
+    scores_a, scores_b = widen("scores_a", scores_a), widen("scores_b", scores_b)
     check_shape("scores_b", scores_b, tuple(scores_a.shape), "the shape of scores_a")
     if not 0 < temperature < float("inf"):
         raise OptionError(f"temperature={temperature} must be a finite number above 0")
@@ -82,7 +95,7 @@ def preference_probs(scores_a: Tensor, scores_b: Tensor, temperature: float) -> 
 def prefer(scores_a: Tensor, scores_b: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One noisy label a pair, ``(N,)`` bool: true where ``a`` is preferred; see :func:`preference_probs`."""
     probs = preference_probs(scores_a, scores_b, temperature)
-    return torch.rand(probs.shape, generator=generator) < probs
+    return torch.rand(probs.shape, generator=generator).to(probs.device) < probs
 
 
 def noise_ceiling(scores_a: Tensor, scores_b: Tensor, temperature: float) -> float:
@@ -101,11 +114,21 @@ def noise_ceiling(scores_a: Tensor, scores_b: Tensor, temperature: float) -> flo
 def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
     """Share of pairs whose chosen text scores higher; equal scores count half, as a coin would have them.
 
+    Raises:
+        ShapeError: the shapes differ.
+        PairError: there are no pairs.
+        NonFiniteError: a score is NaN or infinite.
+
     >>> pair_accuracy(torch.tensor([2.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0, 0.0]))
     0.625
     """
     check_shape("rejected", rejected, tuple(chosen.shape), "the shape of chosen")
-    return ((chosen > rejected).double() + 0.5 * (chosen == rejected)).mean().item()
+    if not chosen.numel():
+        raise PairError("there are no pairs to rank; give at least one")
+    if not (chosen.isfinite() & rejected.isfinite()).all():
+        raise NonFiniteError("a score is NaN or infinite, which ranks nothing; lower the learning rate")
+    halves = 2 * (chosen > rejected).sum() + (chosen == rejected).sum()  # whole numbers: exact on any device
+    return halves.item() / (2 * chosen.numel())
 
 
 class RewardModel(nn.Module):
@@ -134,7 +157,7 @@ class RewardModel(nn.Module):
         That token has seen the whole text and, since attention is causal, nothing of the padding after it;
         nor has the running total.
         """
-        outputs = self.gpt(ids).squeeze(2)  # (B, T), one number at every token
+        outputs = widen("outputs", self.gpt(ids)).squeeze(2)  # (B, T), one number at every token
         totals = outputs.cumsum(1) if self.pool == "sum" else outputs
         return totals.gather(1, lens.unsqueeze(1) - 1).squeeze(1)  # (B,)
 
@@ -185,24 +208,28 @@ def load_reward_model(path: str | os.PathLike, device: str | torch.device = "cpu
             f"{path} holds no reward model; a policy is loaded with checkpoint.load_model, and "
             "RewardModel(policy, tokenizer) makes an untrained reward model of it"
         )
+    gpt, tokenizer = blank_model(path, tensors, header)
     try:
-        gpt, tokenizer = GPT(GPTConfig(**json.loads(header["config"]))), CharTokenizer(header["alphabet"])
         model = RewardModel(gpt, tokenizer, header["pool"])
         model.gpt.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another version: {error}") from error
     return model.to(device)
 
 
 @dataclass(frozen=True)
-class RewardModelConfig:
-    """Options of :func:`train`; ``batch_size`` pairs a step. Names as in TRL where it has them."""
+class RewardModelConfig(Options):
+    """Options of :func:`train`; names as in TRL where it has them."""
 
-    learning_rate: float = 5e-4
-    batch_size: int = 32
-    max_steps: int = 100
-    max_grad_norm: float = 1.0
-    seed: int = 0
+    learning_rate: float = option(
+        5e-4, help="of AdamW at the first step; it falls to 0 in a line.", low=0, high=1e30
+    )
+    batch_size: int = option(32, help="pairs a step.", low=1, high=1_000_000)
+    max_steps: int = option(100, help="how many steps there are.", low=0)
+    max_grad_norm: float | None = option(
+        1.0, help="the gradient is scaled down to this length; 0 or None: never.", low=0
+    )
+    seed: int = option(0, help="of the batches.", low=0, high=2**63 - 1)
 
 
 def train(
@@ -219,12 +246,17 @@ def train(
     was saved, hand in the ``state`` that was saved with it.
 
     Raises:
-        PairError: there are no pairs.
+        PairError: there are no pairs, or something else in their place.
         BlockSizeError, UnknownCharacterError: a text cannot be read.
-        NonFiniteError: the gradient is NaN or infinite; the weights are as they were before that step.
+        NonFiniteError: a gradient, a weight or a score is NaN or infinite; the message says whether the
+            weights are as they were before that step.
     """
-    if not pairs:
-        raise PairError("the list of pairs is empty; a reward model needs at least one preference")
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not pairs:
+        raise PairError(
+            "the list of pairs is empty, or no list; a reward model needs at least one preference"
+        )
+    if odd := [i for i, pair in enumerate(pairs) if not isinstance(pair, Preference)]:
+        raise PairError(f"pair {odd[0]} is {pairs[odd[0]]!r}; make it a Preference(prompt, chosen, rejected)")
     state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
     optimizer, N = state.optimizer, config.batch_size
     for step in range(state.step + 1, config.max_steps + 1):
@@ -236,7 +268,9 @@ def train(
         loss.backward()
         grad_norm = clip_grad_norm(optimizer.params, config.max_grad_norm, f"reward model step {step}")
         optimizer.lr = config.learning_rate * (1 - (step - 1) / config.max_steps)
-        optimizer.step()
+        optimizer.step(f"reward model step {step}")
+        with torch.no_grad():
+            check_outputs(model.read([batch[0].prompt], [batch[0].chosen]), f"reward model step {step}")
         state.step = step
         yield {
             "step": step,

@@ -9,31 +9,27 @@ from dataclasses import dataclass
 
 import torch
 
+from nanogrpo.errors import EmptyPromptError, RowError, check_outputs
 from nanogrpo.losses import aggregate, sft_loss
 from nanogrpo.model import GPT
 from nanogrpo.optim import clip_grad_norm
+from nanogrpo.options import Options, option
 from nanogrpo.rollout import completion_logits
 from nanogrpo.state import TrainState
 from nanogrpo.tokenizer import CharTokenizer
 
 
 @dataclass(frozen=True)
-class SFTConfig:
-    """Options of :func:`train`; names as in TRL where it has them.
+class SFTConfig(Options):
+    """Options of :func:`train`; names as in TRL where it has them."""
 
-    Attributes:
-        learning_rate: of AdamW.
-        batch_size: examples a step.
-        max_steps: how many steps the generator yields at most.
-        max_grad_norm: the gradient is scaled down to this length.
-        seed: of the batches.
-    """
-
-    learning_rate: float = 1e-3
-    batch_size: int = 64
-    max_steps: int = 1000
-    max_grad_norm: float = 1.0
-    seed: int = 0
+    learning_rate: float = option(1e-3, help="of AdamW.", low=0, high=1e30)
+    batch_size: int = option(64, help="examples a step.", low=1, high=1_000_000)
+    max_steps: int = option(1000, help="how many steps the generator yields at most.", low=0)
+    max_grad_norm: float | None = option(
+        1.0, help="the gradient is scaled down to this length; 0 or None: never.", low=0
+    )
+    seed: int = option(0, help="of the batches.", low=0, high=2**63 - 1)
 
 
 def train(
@@ -52,9 +48,12 @@ def train(
     that was saved, hand in the ``state`` that was saved with it.
 
     Raises:
+        RowError, EmptyPromptError: the examples are no list of pairs of texts, or a prompt is empty.
         BlockSizeError: an example does not fit the model.
-        NonFiniteError: the gradient is NaN or infinite; the weights are as they were before that step.
+        NonFiniteError: a gradient, a weight or a logit is NaN or infinite; the message says whether the
+            weights are as they were before that step.
     """
+    check_examples(examples)
     device = model.head.weight.device
     state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
     optimizer = state.optimizer
@@ -63,11 +62,28 @@ def train(
         prompt_ids, prompt_lens = tokenizer.encode_prompts([examples[i][0] for i in batch])
         ids, mask = tokenizer.encode_completions([examples[i][1] for i in batch])
         ids, mask = ids.to(device), mask.to(device)
-        logits = completion_logits(model, prompt_ids.to(device), prompt_lens.to(device), ids)  # (B, T, V)
+        prompt_ids, prompt_lens = prompt_ids.to(device), prompt_lens.to(device)
+        logits = completion_logits(model, prompt_ids, prompt_lens, ids)  # (B, T, V)
         loss = aggregate(sft_loss(logits, ids, mask), mask, "token_mean")
         optimizer.zero_grad()
         loss.backward()
         grad_norm = clip_grad_norm(optimizer.params, config.max_grad_norm, f"SFT step {step}")
-        optimizer.step()
+        optimizer.step(f"SFT step {step}")
+        with torch.no_grad():
+            logits = completion_logits(model, prompt_ids[:1], prompt_lens[:1], ids[:1])  # (1, T, V)
+        check_outputs(logits, f"SFT step {step}")
         state.step = step
         yield {"step": step, "loss": loss.item(), "grad_norm": grad_norm}
+
+
+def check_examples(examples: Sequence[tuple[str, str]]) -> None:
+    """Raise RowError or EmptyPromptError unless these are one or more pairs (prompt, completion) of texts."""
+    if isinstance(examples, (str, bytes)) or not isinstance(examples, Sequence):
+        raise RowError(f"the examples are of type {type(examples).__name__}; give a list of pairs of texts")
+    if not examples:
+        raise EmptyPromptError("there are no examples to learn from; give at least one pair of texts")
+    for i, pair in enumerate(examples):
+        if not (isinstance(pair, (tuple, list)) and [isinstance(text, str) for text in pair] == [True, True]):
+            raise RowError(f"example {i} is {pair!r}; it must be a pair of texts, prompt and completion")
+        if not pair[0]:
+            raise EmptyPromptError(f"the prompt of example {i} is empty; give it at least one character")

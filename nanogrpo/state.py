@@ -37,6 +37,11 @@ class TrainState:
         """The state before the first step."""
         return cls(AdamW(params, learning_rate), torch.Generator().manual_seed(seed))
 
+    def count(self, mask: Tensor) -> dict[str, float]:
+        """One more step, which sampled the tokens of this completion mask; where the run is now."""
+        self.step, self.num_tokens = self.step + 1, self.num_tokens + int(mask.sum())
+        return {"step": self.step, "num_tokens": self.num_tokens}
+
     def tensors(self) -> dict[str, Tensor]:
         """The state as named tensors, to be written by :func:`~nanogrpo.checkpoint.save_tensors`."""
         result = {

@@ -1,50 +1,91 @@
-"""Tasks whose reward a program can verify.
+"""Tasks: what a policy is to learn. Two are here, and a third is one class more.
 
-A data set is a list of rows, each a dict with a ``prompt`` and further columns, here the ``answer``. A reward
-function is called as TRL calls it, ``reward(prompts=..., completions=..., **columns)``, and returns one
-float a completion; each column arrives as a list with one entry a completion.
+How rows look and how a reward function is called is in :mod:`nanogrpo.rewards`.
 """
 
-import math
-from collections.abc import Callable, Sequence
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from nanogrpo.errors import RewardError
+from nanogrpo.data import alphabet, load_corpus, split_corpus
+from nanogrpo.errors import OptionError
+from nanogrpo.options import Options, option
+from nanogrpo.plays import MAX_NEW_TOKENS, Judge, first_lines
+from nanogrpo.rewards import Problem, RewardFunction, exact_match
+from nanogrpo.rewards import call_reward as call_reward  # found here, too
 from nanogrpo.tokenizer import CharTokenizer
 
-RewardFunction = Callable[..., Sequence[float]]
 
+class Task(ABC):
+    """What a policy is to learn: problems, their alphabet, and rules that reward.
 
-Problem = dict[str, str]  # a "prompt", and whatever else the reward function wants to know of it
+    A new task is one subclass with the first three attributes and :meth:`split`, and an instance of it in
+    :data:`TASKS`. Every command, the quickstart's code and the labs' take it from there. The rest has
+    defaults, for rows with an ``answer`` that a completion must match to the letter.
+
+    Attributes:
+        name: as ``--task`` and the names of run folders have it.
+        tokenizer: the alphabet of prompts and completions.
+        max_new_tokens: tokens of the longest good completion, the end of the sequence included.
+        learned_reward: whether the rule is a hidden judge, so that a reward is learned from its preferences.
+        sft_model: what supervised fine-tuning starts from: ``"new"``, or weights that ship.
+        sft_options: options of supervised fine-tuning with other defaults than the trainer's.
+    """
+
+    name: str
+    tokenizer: CharTokenizer
+    max_new_tokens: int
+    learned_reward: bool = False
+    sft_model: str = "new"
+    sft_options: Mapping[str, Any] = {}
+
+    @abstractmethod
+    def split(self) -> tuple[list[Problem], list[Problem]]:
+        """All problems, the same every time: (training, held out)."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+        return max(len(row["prompt"]) for part in self.split() for row in part) + self.max_new_tokens
+
+    @property
+    def rules(self) -> dict[str, RewardFunction]:
+        """Reward functions by name. The first says how good a policy is; 1 is full reward."""
+        return {"exact": exact_match}
+
+    def examples(self) -> list[tuple[str, str]]:
+        """Pairs (prompt, completion) for supervised fine-tuning."""
+        return [(row["prompt"], row["answer"]) for row in self.split()[0]]
+
+    def fingerprint(self) -> str:
+        """A hash of the data, by which a run that goes on knows that it is still the same."""
+        return hashlib.sha256(repr(self.split()).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
-class Addition:
+class Addition(Options, Task):
     """Addition written in characters: ``12+07=`` is answered by ``19`` and the end of the sequence.
 
     The summands are padded with zeros to ``digits`` digits, the sum is not, so that answers differ in length.
     All ``10 ** (2 * digits)`` problems exist; the split into training and held-out problems is a fixed
     shuffle.
 
-    Args:
-        digits: digits of each summand.
-        held_out: how many problems are never trained on.
-
     >>> Addition(digits=2).problem(12, 7)
     {'prompt': '12+07=', 'answer': '19'}
     """
 
-    digits: int = 2
-    held_out: int = 2000
+    name = "addition"
+    digits: int = option(2, help="digits of each summand; four make more problems than fit.", low=1, high=3)
+    held_out: int = option(2000, help="how many problems are never trained on.", low=1)
 
-    def __post_init__(self):
-        if self.digits < 1:
-            raise ValueError(f"digits={self.digits} must be at least 1")
-        if not 0 < self.held_out < self.count:
-            raise ValueError(
+    def check(self) -> None:
+        """Some problems must be left on both sides of the split."""
+        if self.held_out >= self.count:
+            raise OptionError(
                 f"held_out={self.held_out} must leave some of the {self.count} problems on both sides"
             )
 
@@ -54,12 +95,12 @@ class Addition:
         return 10 ** (2 * self.digits)
 
     @property
-    def tokenizer(self) -> CharTokenizer:
+    def tokenizer(self) -> CharTokenizer:  # type: ignore[override]
         """Digits, plus and equals."""
         return CharTokenizer("0123456789+=")
 
     @property
-    def max_new_tokens(self) -> int:
+    def max_new_tokens(self) -> int:  # type: ignore[override]
         """Tokens of the longest right answer, the end of the sequence included."""
         return self.digits + 2
 
@@ -79,43 +120,51 @@ class Addition:
         return problems[self.held_out :], problems[: self.held_out]
 
 
-def exact_match(
-    prompts: Sequence[str], completions: Sequence[str], answer: Sequence[str], **columns
-) -> list[float]:
-    """Reward 1 for a completion that is the answer to the letter, else 0.
+class Lines(Task):
+    """Lines of tiny Shakespeare: a speaker's heading is answered by the first line of a speech.
 
-    >>> exact_match(["1+2=", "1+2="], ["3", "33"], answer=["3", "3"])
-    [1.0, 0.0]
+    What makes a line good is known to a hidden judge alone, so a reward is learned from its preferences.
     """
-    return [float(completion == right) for completion, right in zip(completions, answer, strict=True)]
+
+    name = "lines"
+    max_new_tokens = MAX_NEW_TOKENS
+    learned_reward = True
+    sft_model = "tinyshakespeare"
+    sft_options = {"learning_rate": 5e-4, "batch_size": 64, "max_steps": 50, "seed": 0}
+
+    @property
+    def tokenizer(self) -> CharTokenizer:  # type: ignore[override]
+        """The characters of the corpus."""
+        return alphabet(load_corpus())
+
+    @property
+    def rules(self) -> dict[str, RewardFunction]:
+        """The hidden judge."""
+        return {"judge": Judge(load_corpus())}
+
+    def split(self) -> tuple[list[Problem], list[Problem]]:
+        """Headings and lines of the first part of the corpus, and of the second."""
+        training, held_out = (first_lines(part) for part in split_corpus(load_corpus()))
+        return [_row(*pair) for pair in training], [_row(*pair) for pair in held_out]
+
+    def fingerprint(self) -> str:
+        """A hash of the whole corpus: the judge knows all its words."""
+        return hashlib.sha256(load_corpus().encode()).hexdigest()
 
 
-def call_reward(reward_fn: RewardFunction, rows: Sequence[Problem], completions: Sequence[str]) -> Tensor:
-    """Call a reward function and check what it returns: one finite number a completion, ``(B,)``.
+def _row(heading: str, line: str) -> Problem:
+    return {"prompt": heading, "answer": line}
 
-    Args:
-        reward_fn: see the top of this file.
-        rows: ``P`` rows of the data set.
-        completions: ``B`` texts, ``B / P`` for each row in turn.
+
+TASKS: dict[str, Task] = {task.name: task for task in (Addition(), Lines())}
+
+
+def find(name: str) -> Task:
+    """The task of that name in :data:`TASKS`.
 
     Raises:
-        RewardError: the number of values is not the number of completions, or a value is no finite number;
-            the message names the completion and its prompt. A reward that is dropped in silence would teach
-            the model something else than the author of the reward meant.
+        OptionError: there is none; the message lists those that there are.
     """
-    group_size = len(completions) // len(rows)
-    columns = {key: [row[key] for row in rows for _ in range(group_size)] for key in rows[0]}
-    prompts = columns.pop("prompt")
-    name = getattr(reward_fn, "__name__", repr(reward_fn))
-    rewards = [float(r) for r in reward_fn(prompts=prompts, completions=completions, **columns)]
-    if len(rewards) != len(completions):
-        raise RewardError(
-            f"{name} returned {len(rewards)} values for {len(completions)} completions; return one for each"
-        )
-    for prompt, completion, reward in zip(prompts, completions, rewards, strict=True):
-        if not math.isfinite(reward):
-            raise RewardError(
-                f"{name} returned {reward} for completion {completion!r} of prompt {prompt!r}; "
-                "return a finite number for every completion"
-            )
-    return torch.tensor(rewards)
+    if name not in TASKS:
+        raise OptionError(f"task={name!r} is unknown; choose one of {', '.join(TASKS)}")
+    return TASKS[name]

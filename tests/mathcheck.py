@@ -47,6 +47,6 @@ class Recorder:
         for p in self.params:
             p.grad = None
 
-    def step(self):
+    def step(self, where=""):
         zero = (torch.zeros_like(p) if p.grad is None else p.grad for p in self.params)
         self.gradient = torch.cat([g.flatten() for g in zero])

@@ -14,6 +14,9 @@ sys.path.insert(0, str(LABS))
 
 import slides  # noqa: E402
 
+CHAPTERS = [path for _, chapters in slides.parts() for path in chapters]
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
 
 def test_slides_hold_every_captioned_figure_with_its_alternative_text_and_need_no_network():
     for caption, chapters in slides.parts():

@@ -2,12 +2,13 @@
 
 import ast
 import builtins
-import importlib
+import importlib.util
 import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
@@ -24,7 +25,7 @@ import release  # noqa: E402
 from grading import graded_as, is_answer, is_test, is_written, nbgrader, run, run_all  # noqa: E402
 
 from nanogrpo.teach import check  # noqa: E402
-from nanogrpo.teach.verdict import CheckFailed  # noqa: E402
+from nanogrpo.teach.check import CheckFailed  # noqa: E402
 
 SOURCES = {path.stem: release.read(path) for path in release.sources()}
 HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", re.DOTALL)
@@ -34,8 +35,9 @@ each_lab = pytest.mark.parametrize("lab", SOURCES)
 
 
 def answers(lab):
-    """WRONG and RIGHT of tests/labs/<lab>.py."""
-    return importlib.import_module(f"labs.{lab}")
+    """WRONG and RIGHT of tests/labs/<lab>.py; a lab without that file has none, which one test reports."""
+    known = importlib.util.find_spec(f"labs.{lab}")
+    return importlib.import_module(f"labs.{lab}") if known else SimpleNamespace(WRONG={}, RIGHT={})
 
 
 def every(kind):
@@ -191,8 +193,10 @@ def test_hidden_tests_draw_fresh_numbers(lab):
     for cell in SOURCES[lab].cells:
         if is_test(cell) and not is_whole(cell):
             shown, hidden = HIDDEN.sub("", cell.source), HIDDEN.search(cell.source).group(1)
-            assert "seed=0" in shown and "check." in shown and "print(" in shown
-            assert "check." in hidden and "seed=" not in hidden
+            checks = re.findall(r"\bcheck_\w+", shown)
+            assert "seed=0" in shown and "print(" in shown and checks
+            assert "seed=" not in hidden and set(checks) == set(re.findall(r"\bcheck_\w+", hidden))
+            assert shown.startswith("from nanogrpo.teach.check import"), "a graded cell brings its own check"
 
 
 @each_lab
@@ -210,6 +214,10 @@ def test_an_unanswered_lab_fails_at_its_own_steps_and_says_so(lab):
             assert error is None or isinstance(error, NotImplementedError)
         else:
             assert error is None, f"{cell.source}\n{error!r}"
+
+
+def test_a_lab_without_answers_fails_its_own_test_and_spares_the_others():
+    assert answers("no_such_lab").WRONG == answers("no_such_lab").RIGHT == {}
 
 
 @each_lab
@@ -288,5 +296,5 @@ def test_nbgrader_gives_the_solution_all_points_and_an_unanswered_lab_none(lab, 
 
 def test_every_check_of_the_labs_alone_is_used_by_one():
     used = "\n".join(cell.source for source in SOURCES.values() for cell in source.cells)
-    alone = [name for name in check.__all__ if "check_labs" in getattr(check, name).__module__]
-    assert alone and not [name for name in alone if f"check.{name}(" not in used]
+    alone = [name for name in check.__all__ if ".lab_" in getattr(check, name).__module__]
+    assert alone and not [name for name in alone if f"{name}(" not in used]

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from nanogrpo.errors import CheckpointError, NonFiniteError
+from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.optim import AdamW, clip_grad_norm
 
@@ -70,3 +70,30 @@ def test_a_gradient_that_is_not_finite_is_refused_with_its_place():
     p.grad = torch.tensor([1.0, float("nan")])
     with pytest.raises(NonFiniteError, match="norm is nan at GRPO step 7"):
         clip_grad_norm([p], 1.0, "GRPO step 7")
+
+
+@pytest.mark.parametrize("max_norm", [-1.0, -1e-9, float("nan")])
+def test_a_length_below_zero_is_refused_since_it_would_train_backwards(max_norm):
+    p = torch.ones(2, requires_grad=True)
+    p.grad = torch.tensor([3.0, 4.0])
+    with pytest.raises(OptionError, match="max_norm"):
+        clip_grad_norm([p], max_norm, "a test")
+    assert p.grad.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("max_norm", [0, 0.0, None])
+def test_zero_or_none_scales_nothing_and_still_measures(max_norm):
+    p = torch.ones(2, requires_grad=True)
+    p.grad = torch.tensor([3.0, 4.0])
+    assert clip_grad_norm([p], max_norm, "a test") == 5.0
+    assert p.grad.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("rate", [1e25, 1e38, 1.7e308])
+def test_a_step_to_weights_that_are_not_finite_is_taken_back(rate):
+    weight = torch.ones(1, 3, requires_grad=True)
+    weight.grad = torch.tensor([[1.0, -2.0, 0.0]])
+    optimizer = AdamW([weight], lr=rate, weight_decay=0.1)
+    with pytest.raises(NonFiniteError, match="norm would be (inf|nan) after step 7 with learning rate"):
+        optimizer.step("step 7")
+    assert weight.tolist() == [[1.0, 1.0, 1.0]]

@@ -7,23 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogrpo import plays
-from nanogrpo.data import alphabet, load_corpus, split_corpus
-from nanogrpo.errors import CorpusError, PairError
+from nanogrpo import plays, preferences
+from nanogrpo.data import alphabet, split_corpus
+from nanogrpo.errors import PairError
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.plays import MAX_CHARS, Judge, first_lines, words
-from nanogrpo.tasks import call_reward
+from nanogrpo.rewards import call_reward
 
 SCENE = "First Citizen:\nSpeak.\n\nAll:\nSpeak, speak!\nAnd more.\n\nROMEO:\nAy me! sad hours seem long.\n"
 JUDGE = Judge(SCENE)
-
-
-@pytest.fixture(scope="module")
-def corpus():
-    try:
-        return load_corpus()
-    except CorpusError as error:
-        pytest.skip(f"tiny Shakespeare is not here: {error}")
 
 
 def test_a_pair_is_a_heading_and_the_first_line_only():
@@ -111,36 +103,28 @@ def chatter():
 HEADINGS = [heading for heading, _ in first_lines(SCENE)]
 
 
-def test_fine_tuning_learns_the_first_lines(chatter, monkeypatch):
-    model, tokenizer = chatter
-    seen = []
-    monkeypatch.setattr(plays.sft, "train", lambda *args: iter(seen.append(args) or [{"step": 1}]))
-    assert list(plays.sft_on_lines(model, tokenizer, SCENE)) == [{"step": 1}]
-    assert seen == [(model, tokenizer, first_lines(SCENE), plays.LINES_CONFIG)]
-
-
 def test_pairs_are_two_different_completions_of_one_heading(chatter):
-    pairs = plays.sample_pairs(*chatter, HEADINGS, count=300, seed=0)
+    pairs = preferences.sample_pairs(*chatter, HEADINGS, count=300, seed=0)
     assert len(pairs) == 300 and {prompt for prompt, _, _ in pairs} == set(HEADINGS)
     assert all(a != b for _, a, b in pairs) and len(set(pairs)) == 300
     assert max(len(a) for _, a, _ in pairs) <= plays.MAX_NEW_TOKENS
-    assert pairs == plays.sample_pairs(*chatter, HEADINGS, count=300, seed=0)
-    assert pairs[:5] != plays.sample_pairs(*chatter, HEADINGS, count=5, seed=1)
+    assert pairs == preferences.sample_pairs(*chatter, HEADINGS, count=300, seed=0)
+    assert pairs[:5] != preferences.sample_pairs(*chatter, HEADINGS, count=5, seed=1)
 
 
 def test_a_model_that_always_writes_the_same_gives_no_pairs(chatter, monkeypatch):
-    same = ["Ay."] * plays.PROMPTS * plays.GROUP_SIZE
-    monkeypatch.setattr(plays, "sample_texts", lambda *args, **options: same)
+    same = ["Ay."] * preferences.PROMPTS * preferences.GROUP_SIZE
+    monkeypatch.setattr(preferences, "sample_texts", lambda *args, **options: same)
     with pytest.raises(PairError, match="two equal texts"):
-        plays.sample_pairs(*chatter, HEADINGS, count=1, seed=0)
+        preferences.sample_pairs(*chatter, HEADINGS, count=1, seed=0)
 
 
 def test_labels_follow_the_judge_up_to_noise():
     pairs = [("All:\n", "hours", "sad hours seem long"), ("All:\n", "Speak", "xx")] * 500
-    cold, scores = plays.judge_pairs(JUDGE, pairs, temperature=0.01, seed=0)
+    cold, scores = preferences.judge_pairs(JUDGE, pairs, temperature=0.01, seed=0)
     assert {(p.chosen, p.rejected) for p in cold} == {("sad hours seem long", "hours"), ("Speak", "xx")}
     assert scores.tolist() == [[3, 1], [1, -1]] * 500
-    warm, scores = plays.judge_pairs(JUDGE, pairs, temperature=2.0, seed=0)
+    warm, scores = preferences.judge_pairs(JUDGE, pairs, temperature=2.0, seed=0)
     for preference, (chosen, rejected) in zip(warm, scores.tolist(), strict=True):
         assert (JUDGE.score(preference.chosen), JUDGE.score(preference.rejected)) == (chosen, rejected)
     share = (scores[:, 0] > scores[:, 1]).double().mean().item()

@@ -7,6 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from nanogrpo.data import alphabet
+from nanogrpo.errors import (
+    BlockSizeError,
+    DTypeError,
+    NonFiniteError,
+    OptionError,
+    ShapeError,
+    UnknownCharacterError,
+)
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.pretrain import PretrainConfig, evaluate, schedule, train
 
@@ -50,3 +58,53 @@ def test_one_seed_gives_one_run():
         model, ids = model_and_ids()
         rows.append(list(train(model, ids, PretrainConfig(max_steps=3, seed=seed))))
     assert rows[0] == rows[1] != rows[2]
+
+
+def test_without_a_warm_up_the_rate_starts_at_its_highest():
+    config = PretrainConfig(warmup_steps=0, max_steps=10, learning_rate=2.0)
+    assert schedule(0, config) == 2.0 and schedule(10, config) == pytest.approx(0.0)
+    model, ids = model_and_ids()
+    rows = list(train(model, ids, PretrainConfig(warmup_steps=0, max_steps=2)))
+    assert rows[0]["learning_rate"] > 0 and math.isfinite(rows[1]["loss"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"warmup_steps": -1}, {"warmup_steps": 1.5}, {"batch_size": 0}, {"batch_size": -3}, {"max_steps": -1}]
+    + [{"learning_rate": value} for value in (-1.0, math.nan, math.inf, "1e-3", None)]
+    + [
+        {"max_grad_norm": -1.0},
+        {"max_grad_norm": math.nan},
+        {"weight_decay": -0.1},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
+)
+def test_options_outside_their_range_are_refused(options):
+    with pytest.raises(OptionError, match=next(iter(options))):
+        PretrainConfig(**options)
+
+
+@pytest.mark.parametrize("run", [lambda model, ids: next(train(model, ids, PretrainConfig())), evaluate])
+def test_what_is_no_text_for_the_model_is_refused(run):
+    model, ids = model_and_ids()
+    for text, error in [
+        (ids[:0], BlockSizeError),
+        (ids[:16], BlockSizeError),
+        (ids.float(), DTypeError),
+        (ids > 3, DTypeError),
+        (ids[None], ShapeError),
+        (torch.tensor(3), ShapeError),
+        (ids + 100, UnknownCharacterError),
+        (ids - 10, UnknownCharacterError),
+    ]:
+        with pytest.raises(error):
+            run(model, text)
+    run(model, ids[:17])
+
+
+@pytest.mark.parametrize("rate", [1e20, 1e30])
+def test_a_run_that_breaks_says_at_which_step(rate):
+    model, ids = model_and_ids()
+    with pytest.raises(NonFiniteError, match=r"pretraining step \d"):
+        list(train(model, ids, PretrainConfig(learning_rate=rate, max_steps=5, warmup_steps=0)))

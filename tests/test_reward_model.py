@@ -13,6 +13,7 @@ from nanogrpo.checkpoint import load_model, load_tensors, save_model, save_tenso
 from nanogrpo.errors import (
     BlockSizeError,
     CheckpointError,
+    NonFiniteError,
     OptionError,
     PairError,
     ShapeError,
@@ -320,3 +321,30 @@ def test_the_reward_model_that_ships_is_loaded_by_name():
         weights.load("tinyshakespeare-reward")
     with pytest.raises(CheckpointError, match="no weights 'hamlet' ship"):
         weights.load_reward_model("hamlet")
+
+
+@pytest.mark.parametrize(
+    "pairs", ["abc", None, {"a": 1}, [("a", "b", "c")], [None], iter([Preference("a", "b", "c")])]
+)
+def test_what_is_no_list_of_preferences_is_refused(pairs):
+    with pytest.raises(PairError, match="preference|Preference"):
+        next(train(RewardModel(policy(), TOKENIZER), pairs, RewardModelConfig()))
+
+
+@pytest.mark.parametrize("texts", [("a", "b", 1), (1, "b", "c"), ("a", None, "c"), ("a", b"b", "c")])
+def test_a_preference_is_made_of_texts(texts):
+    with pytest.raises(PairError, match="texts"):
+        Preference(*texts)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "batch_size", "max_steps", "max_grad_norm", "seed"])
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "1", True, [1]])
+def test_options_outside_their_range_are_refused(name, value):
+    with pytest.raises(OptionError, match=name):
+        RewardModelConfig(**{name: value})
+
+
+def test_a_run_that_breaks_says_at_which_step():
+    config = RewardModelConfig(learning_rate=1e30, max_steps=3)
+    with pytest.raises(NonFiniteError, match=r"reward model step \d"):
+        list(train(RewardModel(policy(), TOKENIZER), [Preference("a", "b", "c")], config))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nanogrpo import sft
-from nanogrpo.errors import BlockSizeError
+from nanogrpo.errors import BlockSizeError, EmptyPromptError, NonFiniteError, RowError
 from nanogrpo.evaluate import sample_texts
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.sft import SFTConfig, train
@@ -52,3 +52,46 @@ def test_one_seed_gives_one_run():
 def test_an_example_that_does_not_fit_is_refused():
     with pytest.raises(BlockSizeError, match="block_size=8"):
         next(train(policy(), TOKENIZER, [("abcabc", "abc")], SFTConfig()))
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        "abc",
+        b"abc",
+        None,
+        3,
+        {"a": "b"},
+        {("a", "b")},
+        (pair for pair in EXAMPLES),
+        [("a",)],
+        [("a", "b", "c")],
+    ]
+    + [["ab"], [("a", None)], [("a", 1)], [(b"a", b"b")], [{"prompt": "a", "completion": "b"}], [None]],
+)
+def test_examples_are_pairs_of_texts(examples):
+    with pytest.raises(RowError, match="example"):
+        next(train(policy(), TOKENIZER, examples, SFTConfig()))
+
+
+@pytest.mark.parametrize("examples", [[], (), [("", "a")], [*EXAMPLES, ("", "a")]])
+def test_no_examples_and_empty_prompts_have_their_error(examples):
+    with pytest.raises(EmptyPromptError):
+        next(train(policy(), TOKENIZER, examples, SFTConfig()))
+
+
+def test_examples_may_be_lists_and_equal():
+    assert next(train(policy(), TOKENIZER, [["a", "b"]] * 3, SFTConfig()))["step"] == 1
+
+
+@pytest.mark.parametrize("rate", [1e12, 1e30])
+def test_a_run_that_breaks_says_at_which_step(rate):
+    with pytest.raises(NonFiniteError, match=r"SFT step \d"):
+        list(train(policy(), TOKENIZER, EXAMPLES, SFTConfig(learning_rate=rate, max_steps=20)))
+
+
+def test_the_last_step_is_looked_at_too():
+    with pytest.raises(
+        NonFiniteError, match="after SFT step 1 .* learning rate|SFT step 1 with learning rate"
+    ):
+        list(train(policy(), TOKENIZER, EXAMPLES, SFTConfig(learning_rate=1e30, max_steps=1)))

@@ -113,6 +113,7 @@ DROPPED = {
     "check_kl_k1": ("check_kl_k3_precision",),
     "check_kl_k2": ("check_kl_k3_precision",),
     "check_token_mean_loss": ("check_kl_penalty",),
+    "check_bessel_advantages": ("check_small_spread",),
 }
 
 
@@ -150,11 +151,14 @@ def apply(notebook: NotebookNode, lab: str, options: dict[str, str]) -> None:
 
 def _graded(source: str, old: str, new: str) -> str:
     """A graded cell with another check."""
-    call = rf"\b(\w+\.)?{old}\("
+    source = re.sub(r"^from nanogrpo\.teach\.check import (\([^)]*\)|.*)\n\n", "", source)
+    call = rf"\b{old}\("
     if not re.search(call, source):
         raise VariantError(f"{old} is not called in {source!r}")
     for name in DROPPED.get(new, ()):
-        source = re.sub(rf"^ *(\w+\.)?{name}\(.*\)\n", "", source, flags=re.MULTILINE)
-    if new not in OWN:
-        return re.sub(call, lambda found: f"{found[1] or ''}{new}(", source)
-    return "from nanogrpo.teach import variants\n\n" + re.sub(call, f"variants.{new}(", source)
+        source = re.sub(rf"^ *{name}\(.*\)\n", "", source, flags=re.MULTILINE)
+    source = re.sub(call, f"{new}(", source)
+    used = sorted(set(re.findall(r"\bcheck_\w+(?=\()", source)))
+    places = {"variants": [n for n in used if n in OWN], "check": [n for n in used if n not in OWN]}
+    imports = [f"from nanogrpo.teach.{at} import {', '.join(names)}\n" for at, names in places.items() if names]
+    return "".join(sorted(imports)) + "\n" + source

@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from nanogrpo.checkpoint import load_model
 from nanogrpo.errors import CheckpointError
@@ -26,9 +27,24 @@ from nanogrpo.tokenizer import CharTokenizer
 FOLDER = Path(__file__).parent
 
 
-def names() -> list[str]:
-    """The names that :func:`load` knows."""
-    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+def names(kind: str | None = None) -> list[str]:
+    """The names of weights that ship: all, or of one kind, ``"policy"`` or ``"reward model"``."""
+    every = sorted(file.stem for file in FOLDER.glob("*.safetensors"))
+    return [name for name in every if kind is None or _kind(FOLDER / f"{name}.safetensors") == kind]
+
+
+def _kind(file: Path) -> str:
+    with safe_open(file, framework="pt") as content:  # the header alone
+        return content.metadata().get("kind", "policy")
+
+
+def path(name: str) -> Path:
+    """The file of the weights of that name.
+
+    Raises:
+        CheckpointError: no such name; the message lists those that there are.
+    """
+    return _file(name, ".safetensors")
 
 
 def load(name: str, device: str | torch.device = "cpu") -> tuple[GPT, CharTokenizer]:
@@ -39,7 +55,7 @@ def load(name: str, device: str | torch.device = "cpu") -> tuple[GPT, CharTokeni
     Raises:
         CheckpointError: no such name (the message lists those that there are), or the file is damaged.
     """
-    return load_model(_file(name, ".safetensors"), device)
+    return load_model(path(name), device)
 
 
 def load_reward_model(name: str, device: str | torch.device = "cpu") -> RewardModel:
@@ -48,7 +64,7 @@ def load_reward_model(name: str, device: str | torch.device = "cpu") -> RewardMo
     Raises:
         CheckpointError: no such name, the file is damaged, or it holds a policy.
     """
-    return _load_reward_model(_file(name, ".safetensors"), device)
+    return _load_reward_model(path(name), device)
 
 
 def recipe(name: str) -> dict:

@@ -13,7 +13,8 @@ import torch
 from nanogrpo import weights
 from nanogrpo.data import load_corpus, split_corpus
 from nanogrpo.evaluate import sample_texts
-from nanogrpo.plays import MAX_NEW_TOKENS, TEMPERATURE, Judge, first_lines, judge_pairs, sample_pairs
+from nanogrpo.plays import MAX_NEW_TOKENS, TEMPERATURE, Judge, first_lines
+from nanogrpo.preferences import judge_pairs, sample_pairs
 from nanogrpo.reward_model import (
     RewardModel,
     RewardModelConfig,

@@ -12,8 +12,10 @@ from nanogrpo.checkpoint import save_model
 from nanogrpo.data import load_corpus, split_corpus
 from nanogrpo.losses import aggregate, sft_loss
 from nanogrpo.metrics import CSVLog, logged
-from nanogrpo.plays import LINES_CONFIG, first_lines, sft_on_lines
+from nanogrpo.plays import first_lines
 from nanogrpo.rollout import completion_logits
+from nanogrpo.sft import SFTConfig, train
+from nanogrpo.tasks import Lines
 
 EVALUATE_EVERY = 25
 
@@ -32,13 +34,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights, recipe and logs")
     out = parser.parse_args().out
     torch.set_num_threads(1)  # the order of a sum depends on the threads, and the log is to be reproduced
-    made = recipe(LINES_CONFIG, start=BASE)
+    task = Lines()
+    config = SFTConfig(**task.sft_options)
+    made = recipe(config, start=BASE)
     model, tokenizer = weights.load(BASE)
-    training, held_out = split_corpus(load_corpus())
+    held_out = first_lines(split_corpus(load_corpus())[1])
     with CSVLog(out / f"{LINES}-held-out.csv") as log:
-        for row in logged(sft_on_lines(model, tokenizer, training), out / f"{LINES}.csv"):
+        for row in logged(train(model, tokenizer, task.examples(), config), out / f"{LINES}.csv"):
             if row["step"] % EVALUATE_EVERY == 0:
-                made["held_out_loss"] = held_out_loss(model, tokenizer, first_lines(held_out))
+                made["held_out_loss"] = held_out_loss(model, tokenizer, held_out)
                 log.write({"step": row["step"], "loss": made["held_out_loss"]})
                 print(row, made["held_out_loss"], flush=True)
     save_model(out / f"{LINES}.safetensors", model, tokenizer, recipe=json.dumps(made))

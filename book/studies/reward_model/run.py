@@ -24,10 +24,9 @@ from nanogrpo.plays import (
     TEMPERATURE,
     Judge,
     first_lines,
-    judge_pairs,
-    sample_pairs,
     words,
 )
+from nanogrpo.preferences import judge_pairs, sample_pairs
 from nanogrpo.reward_model import (
     Preference,
     RewardModel,
