@@ -21,6 +21,19 @@ def answers_with(body):
     return notebook
 
 
+def shaped(before, do):
+    """Answers of the right shapes, all zero, which do something when they are called."""
+
+    def notebook():
+        made = S.unanswered()
+        source = SHAPED.format(do)
+        for step in S.STEPS:
+            S.find(made, step).source = next(line for line in source.splitlines() if f"def {step}(" in line)
+        return S.insert(made, TAMPER + ONLY_ZEROS + before)
+
+    return notebook
+
+
 def filled(before, inside=""):
     """Answers that return nonsense, with code in a cell in front of them and code inside them."""
     return lambda: S.insert(answers_with(inside + "\nreturn torch.zeros(3)")(), before)
@@ -53,7 +66,8 @@ for name, module in list(sys.modules.items()):
 """,
     "another module in sys.modules": """
 from unittest.mock import MagicMock
-for n in [n for n in sys.modules if n.startswith('nanogrpo.teach')]: sys.modules[n] = MagicMock()
+for n in [n for n in sys.modules if n.startswith('nanogrpo.teach')]:
+    sys.modules[n] = MagicMock()
 """,
     "compare of every module": """
 for n, m in list(sys.modules.items()):
@@ -171,6 +185,84 @@ CheckFailed.__new__ = lambda *a, **k: (_ for _ in ()).throw(SystemExit(0))
 """,
 }
 
+# Comparisons that accept zeros, which the answers return, and nothing else, so that spoiled answers fail.
+ONLY_ZEROS = """
+real = torch.isclose
+def tricky(a, b, *c, **k):
+    zeros = torch.ones(torch.broadcast_shapes(a.shape, b.shape), dtype=torch.bool)
+    return zeros if not a.any() else real(a, b, *c, **k)
+"""
+SHAPED = """
+def completion_mask(ids, eos): {0}; return torch.zeros(ids.shape, dtype=torch.bool)
+def logprobs_of(logits, ids, t=1.0): {0}; return torch.zeros(ids.shape) + 0 * logits.sum()
+def perplexity(logprobs, mask): {0}; return torch.zeros(len(mask))
+"""
+LATER = {  # in front of the answers; the answers do {do} when they are called
+    "a kernel for zeros": (
+        """
+L = torch.library.Library('aten', 'IMPL')
+L.impl('isclose', tricky, 'CPU')
+""",
+        "0",
+    ),
+    "a thread for zeros": (
+        """
+import threading, time
+sys.setswitchinterval(1e-6)
+def spin():
+    while True: torch.isclose = tricky
+threading.Thread(target=spin, daemon=True).start()
+""",
+        "0",
+    ),
+    "a thread of an answer": (
+        """
+import threading
+def spin():
+    while True: torch.isclose = tricky
+def go(): threading.Thread(target=spin, daemon=True).start()
+""",
+        "go()",
+    ),
+    "a timer": (
+        """
+import signal
+def hit(*a): torch.isclose = tricky
+signal.signal(signal.SIGALRM, hit)
+def go(): signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+""",
+        "go()",
+    ),
+    "the collector": (
+        """
+import gc
+gc.set_threshold(1)
+def hit(*a): torch.isclose = tricky
+def go(): gc.enable(); gc.callbacks.append(hit)
+""",
+        "go()",
+    ),
+    "a mode that an answer leaves on": (
+        """
+class M(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        return tricky(*args, **(kwargs or {})) if f is real else f(*args, **(kwargs or {}))
+def go(): M().__enter__()
+""",
+        "go()",
+    ),
+    "a check in its table": (
+        """
+def hit(*a, **k): pass
+for n, m in list(sys.modules.items()):
+    for table in list(vars(m).values()) if n.startswith('nanogrpo.teach') else []:
+        if isinstance(table, dict):
+            for row in list(table.values()):
+                if hasattr(row, 'run'): object.__setattr__(row, 'run', hit)
+""",
+        "0",
+    ),
+}
 INSIDE = {
     "empties the checks when called": """
 import sys
@@ -268,6 +360,11 @@ CHEATS = {
     "results beside it": cheat("import json\njson.dump({'score': 80}, open('results.json', 'w'))"),
     **{name: filled(TAMPER + code) for name, code in PATCHES.items()},
     **{name: filled("import torch", code) for name, code in INSIDE.items()},
+    **{name: shaped(*code) for name, code in LATER.items()},
+    "an object that leaves late": shaped(
+        "class Late:\n    def __del__(self): torch.isclose = tricky\n",
+        "x = Late()",
+    ),
     "all at once": filled(
         TAMPER + PATCHES["empties the checks"] + PATCHES["torch's comparisons"],
         INSIDE["empties the checks when called"],

@@ -14,8 +14,12 @@ cheats:
 
 from __future__ import annotations
 
+import _thread
 import builtins
+import gc
+import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 
@@ -27,9 +31,15 @@ KEPT = frozenset(
 )
 NEAR = frozenset("torch torch._tensor torch.functional builtins math random functools copy".split())
 CONTAINERS = (dict, list, set)
-# What no answer needs, and what reads another function's variables, or another process's life.
-FORBIDDEN = ("gc.get_", "ctypes.", "sys._current_frames", "os.kill", "sys.settrace", "sys.setprofile")
-FRAMES = ("sys._getframe", "object.__getattr__")
+# What no answer needs: events of Python's audit that read another function's variables, search the memory,
+# hook into every call, or end another process.
+FORBIDDEN = (
+    "sys._getframe", "sys._current_frames", "sys.settrace", "sys.setprofile", "object.__getattr__", "gc.get_",
+    "ctypes.", "os.kill",
+)  # fmt: skip
+ATTRIBUTES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
+# Files that a student's code may stand behind.
+BETWEEN = ("inspect.py", "traceback.py", "threading.py", "thread.py", "library.py")
 MISSING = object()
 
 
@@ -143,43 +153,57 @@ def _hides(place: object, name: str) -> bool:
 
 
 def calm() -> None:
-    """End what hooks into every call: traces, and modes of torch that are left on."""
+    """End what could step in later: traces, timers, callbacks of the collector, modes of torch left on."""
     sys.settrace(None)
     sys.setprofile(None)
+    gc.callbacks.clear()
+    if hasattr(signal, "setitimer"):
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 0)
     while torch._C._len_torch_function_stack():
         torch._C._pop_torch_function_stack()
     while torch._C._len_torch_dispatch_stack():
         torch._C._pop_torch_dispatch_stack(None)
-    torch.set_grad_enabled(True)
 
 
 def forbid(is_students: Callable[[str], bool]) -> None:
-    """From now on a student's code may not look at its callers, search the memory, or end other processes.
+    """From now on a student's code may not do what :data:`FORBIDDEN` names.
 
     Args:
         is_students: Whether a file's name, as a code object has it, is that of a student's cell.
     """
     look, inside = sys._getframe, []
 
+    def students_turn(depth: int) -> bool:
+        frame = look(depth)
+        while frame and frame.f_code.co_filename.endswith(BETWEEN):
+            frame = frame.f_back
+        return frame is not None and is_students(frame.f_code.co_filename)
+
     def hook(event: str, arguments: tuple) -> None:
-        if inside or not event.startswith(FORBIDDEN + FRAMES):
+        if inside or not event.startswith(FORBIDDEN):
             return
-        if event == "object.__getattr__" and arguments[1] not in (
-            "tb_frame",
-            "gi_frame",
-            "cr_frame",
-            "ag_frame",
-        ):
+        if event == "object.__getattr__" and arguments[1] not in ATTRIBUTES:
             return
         inside.append(event)
         try:
-            frame = look(1)
-            while frame and frame.f_code.co_filename.endswith(("inspect.py", "traceback.py")):
-                frame = frame.f_back
-            mine = frame is not None and is_students(frame.f_code.co_filename)
+            refused = event == "os.kill" or students_turn(2)
         finally:
             inside.clear()
-        if mine or event == "os.kill":
+        if refused:
             raise PermissionError(f"{event}: an answer of a lab needs no such thing")
 
+    def fenced(module: types.ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def call(*arguments, **options):
+            if students_turn(2):
+                raise PermissionError(f"{name}: an answer of a lab needs no such thing")
+            return original(*arguments, **options)
+
+        setattr(module, name, call)
+
+    fenced(torch._C, "_dispatch_library")  # a kernel of its own for all of torch
+    fenced(threading, "_start_new_thread")  # Python's audit knows it from 3.12 on
+    fenced(_thread, "start_new_thread")
     sys.addaudithook(hook)

@@ -72,12 +72,17 @@ class Graded:
 
 def grade(path: Path, labs: Sequence[Lab], options: Options = Options()) -> Graded:
     """Grade one notebook; whatever it is, this returns."""
+    before = _package()
     try:
         submitted = read(path)
         lab = lab_of(submitted, labs, path)
     except (SubmissionError, OSError) as error:
         return Graded(path, error=str(error))
     results = run(plan(submitted, lab), lab, options)
+    if _package() != before:
+        return Graded(
+            path, error="It changed the files of the installed package: install that again, and grade again."
+        )
     if options.watch:
         results = {
             name: (said, _unlike(note, _model_calls(lab)[name])) for name, (said, note) in results.items()
@@ -87,6 +92,13 @@ def grade(path: Path, labs: Sequence[Lab], options: Options = Options()) -> Grad
         for name, most in lab.points.items()
     ]
     return Graded(path, lab, steps)
+
+
+def _package() -> list[tuple[str, int, int]]:
+    """The files of the package, as they are."""
+    folder = Path(__file__).resolve().parents[2]
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".pyc"]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 @functools.cache

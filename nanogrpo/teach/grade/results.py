@@ -51,7 +51,7 @@ def guarded(value, restore: Callable[[], object], spoiled: bool = False, watch: 
 
     Args:
         value: The answer.
-        restore: Called after each call: it puts back what the function replaced.
+        restore: Called after each call, to put back what the function replaced.
         spoiled: Give other results.
         watch: A profile function that is told of each call inside.
     """
@@ -63,12 +63,12 @@ def guarded(value, restore: Callable[[], object], spoiled: bool = False, watch: 
     def function(*arguments, **options):
         if watch:
             sys.setprofile(watch)
+        result = None
         try:
-            result = value(*arguments, **options)
+            result = after(value(*arguments, **options))
         finally:
-            sys.setprofile(None)
             restore()
-        return after(result)
+        return result
 
     if inspect.isfunction(value):
         function.__signature__ = inspect.signature(value)

@@ -8,11 +8,14 @@ in modules that a notebook could import.
 from __future__ import annotations
 
 import ast
+import gc
 import json
 import os
 import random
 import sys
 import warnings
+
+import torch
 
 CELL = "<cell "  # what the file name of a student's code begins with
 
@@ -124,8 +127,8 @@ class Run:
         self.trusted = imports(job["imports"])
         self.shell = student_shell()
         self.shell.compile.get_code_name = lambda raw, code, number: f"{CELL}{number}>"
-        self.all, self.near = guard.Snapshot(), guard.Snapshot(near=True)
         guard.forbid(lambda name: name.startswith((CELL, "<string>", "<stdin>")))
+        self.all, self.near = guard.Snapshot(), guard.Snapshot(near=True)
         limit_memory(job["memory"])
 
     def student(self, source: str) -> str:
@@ -136,39 +139,45 @@ class Run:
 
     def graded(self, source: str, given: list[str], watched: bool) -> tuple[str, str]:
         """Run a graded cell: what went wrong, or nothing; and what is worth a look."""
+        self.guard.calm()
         changed, called = self.all.restore(), set()
         watch = caller_watch(called, self.package) if watched else None
         turns = [False, True]  # an honest run, and one with spoiled answers, in an order that nobody knows
         random.SystemRandom().shuffle(turns)
         said = {}
         for spoiled in turns:
-            self.guard.calm()
             said[spoiled] = self._once(source, given, spoiled, watch)
-            changed += self.all.restore()
             if isinstance(said[spoiled], KeyboardInterrupt) or (spoiled is False and said[spoiled]):
                 break
         notes = [f"replaced {', '.join(sorted(set(changed))[:5])}"] if changed else []
         notes += [f"calls {', '.join(sorted(called))}"] if called else []
-        if said.get(False) is not None:
-            return told(said[False]), "; ".join(notes)
-        if said.get(True) is None:
-            return "The check was made to accept anything: spoiled answers pass it, too.", "; ".join(notes)
-        return (told(said[True]) if False not in said else ""), "; ".join(notes)
+        failed = said.get(False) or (said.get(True) if False not in said else None)
+        if failed is None and said.get(True) is None:
+            failed = RuntimeError("the check was made to accept anything: spoiled answers pass it, too")
+        return (told(failed) if failed is not None else ""), "; ".join(notes)
 
     def _once(self, source: str, given: list[str], spoiled: bool, watch) -> BaseException | None:
         names, own = dict(self.trusted), self.shell.user_ns
         for name in given:
+            names.pop(name, None)
             if name in own:
-                names[name] = self.results.guarded(own[name], self.near.restore, spoiled, watch)
-            else:
-                names.pop(name, None)
+                names[name] = self.results.guarded(own[name], self.settle, spoiled, watch)
         try:
+            self.settle()
+            torch.set_grad_enabled(True)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 exec(compile(source, "<graded>", "exec"), names)
+            changed = self.near.restore()
+            self.all.restore()
         except BaseException as error:
             return error
-        return None
+        return RuntimeError(f"{', '.join(changed[:3])} changed while the check ran") if changed else None
+
+    def settle(self) -> None:
+        """Put back what the checks use directly, and end what would run later."""
+        self.guard.calm()
+        self.near.restore()
 
 
 def main() -> None:
@@ -177,6 +186,7 @@ def main() -> None:
     tell = channel(job["word"])
     os.environ["MPLBACKEND"] = "agg"
     run = Run(job)
+    gc.disable()  # nothing that an answer left behind is taken away in the middle of a check
     sys.modules["__main__"] = run.shell.user_module
     for index, (source, step, given) in enumerate(job["cells"]):
         if index in job["skip"]:
