@@ -9,7 +9,6 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-
 Definition = ast.FunctionDef | ast.ClassDef
 
 
