@@ -14,8 +14,8 @@ c = get_config()  # noqa: F821  nbgrader defines it
 class OverwriteAndAddCells(OverwriteCells):
     """Grades a graded cell that a student deleted, too.
 
-    nbgrader 0.9.6 can do so itself, but then it stops with a KeyError at a copied cell, or where the answer is
-    deleted as well. Here a cell comes behind the nearest one that is there, or last.
+    nbgrader 0.9.6 can do so itself, but then it stops with a KeyError at a copied cell, or where the answer
+    is deleted as well. Here a cell comes behind the nearest one that is there, or last.
     """
 
     def add_missing_grade_cells(self, nb, resources):
