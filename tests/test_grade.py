@@ -1,4 +1,4 @@
-"""The grader: right answers get their points however they are handed in, and nothing else gets any."""
+"""The parts of the grader, its command, its tables, and the recipes for those who run it elsewhere."""
 
 import csv
 import json
@@ -12,152 +12,15 @@ import nbformat
 import pytest
 import submissions as S
 import torch
-from cheats import CHEATS, answers_with
 
 from nanogrpo.teach.grade import __main__ as command
 from nanogrpo.teach.grade import guard, report, results
 from nanogrpo.teach.grade.notebook import Lab, SubmissionError, lab_of, labs_in, read
 from nanogrpo.teach.grade.plan import plan
-from nanogrpo.teach.grade.process import Graded, Options, Step, grade
+from nanogrpo.teach.grade.process import Graded, Step, grade
 
 SOURCES = S.ROOT / "book/labs/source"
-FAST = Options(seconds=8, memory=2)
 LAB = Lab("lab1", S.lab())
-
-
-def lost(notebook, tmp_path, options=FAST):
-    """The steps that a notebook loses."""
-    graded = grade(S.write(notebook, tmp_path / "lab1.ipynb"), [LAB], options)
-    assert not graded.error and graded.most == S.MOST
-    assert graded.points == sum(step.most for step in graded.steps if not step.said)
-    return {step.name.removesuffix("-tests") for step in graded.steps if not step.points}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", S.RIGHT)
-def test_right_answers_get_all_points_however_they_are_handed_in(kind, tmp_path):
-    assert lost(S.RIGHT[kind](), tmp_path) == set()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", S.PARTLY)
-def test_a_mistake_costs_its_own_step_and_no_other(kind, tmp_path):
-    make, expected = S.PARTLY[kind]
-    assert lost(make(), tmp_path) == expected
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", CHEATS)
-def test_a_cheat_gets_nothing(kind, tmp_path):
-    assert lost(CHEATS[kind](), tmp_path) == set(S.STEPS)
-
-
-@pytest.mark.slow
-def test_a_check_that_accepts_anything_is_not_believed(tmp_path, monkeypatch):
-    """The last fence alone: a graded cell that says yes to all."""
-    lab = Lab("lab1", S.lab())
-    for test in lab.tests.values():
-        test.source = (
-            f"{test.id.removeprefix('lab1-').removesuffix('-tests')}(torch.zeros(2, 2), torch.ones(2, 2) > 0)"
-        )
-    notebook = answers_with("return torch.zeros(3)")()
-    graded = grade(S.write(S.insert(notebook, "import torch"), tmp_path / "lab1.ipynb"), [lab], FAST)
-    assert graded.points == 0 and all("spoiled" in step.said for step in graded.steps)
-
-
-@pytest.mark.slow
-def test_calls_of_the_package_are_told_and_those_of_the_solution_are_not(tmp_path):
-    body = "def completion_mask(ids, eos):\n    f = rollout.completion_mask\n    return f(ids, eos)"
-    notebook = S.answer("perplexity", "perplexity = 3", S.answer("completion_mask", body))
-    graded = grade(S.write(notebook, tmp_path / "lab1.ipynb"), [LAB], Options(seconds=20, watch=True))
-    notes = {step.name: step.note for step in graded.steps}
-    assert notes == {
-        "completion_mask-tests": "calls rollout.completion_mask",
-        "logprobs_of-tests": "",
-        "perplexity-tests": "",
-    }
-    whole = Lab("lab1", S.release.read(SOURCES / "lab1/lab1.ipynb"))
-    graded = grade(SOURCES / "lab1/lab1.ipynb", [whole], Options(watch=True))
-    assert graded.points == 80 and not any(step.note for step in graded.steps)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lab", [path.parent.name for path in sorted(SOURCES.glob("*/*.ipynb"))])
-def test_a_solution_gets_all_points_and_an_unanswered_lab_none(lab):
-    labs = labs_in(SOURCES)
-    solved, unanswered = (
-        grade(SOURCES / lab / f"{lab}.ipynb", labs),
-        grade(S.ROOT / f"book/labs/{lab}.ipynb", labs),
-    )
-    assert [step.said for step in solved.steps if step.said] == [] and solved.points == solved.most == 80
-    assert unanswered.points == 0 and unanswered.most == 80
-    assert all("Nothing is written here yet" in step.said for step in unanswered.steps)
-
-
-# -- against nbgrader itself
-
-BOTH = {
-    "solution": S.solved,
-    "unanswered": S.unanswered,
-    **{
-        kind: S.RIGHT[kind]
-        for kind in (
-            "helper cells",
-            "scratch: a graded cell copied, and it fails",
-            "graded cells edited",
-            "graded cells deleted",
-            "graded cells to text",
-            "double precision",
-            "IPython",
-            "Colab",
-            "VS Code",
-            "exit at the end",
-            "errors beside the steps",
-            "points edited",
-            "an answer behind its own cell",
-        )
-    },
-    **{
-        kind: S.PARTLY[kind][0]
-        for kind in ("one wrong", "endless", "sys.exit", "answer deleted", "no Python")
-    },
-    **{
-        kind: CHEATS[kind]
-        for kind in (
-            "copies of graded cells that pass",
-            "graded cells that pass",
-            "graded cells of other ids",
-        )
-    },
-}
-
-
-@pytest.mark.slow
-def test_nbgrader_gives_the_same_points(tmp_path):
-    from course import nbgrader  # submissions.py has put its folder on the path
-    from nbgrader.api import Gradebook
-
-    course = tmp_path / "course"
-    (course / "source/lab1").mkdir(parents=True)
-    nbformat.write(S.lab(), course / "source/lab1/lab1.ipynb")
-    config = (S.ROOT / "book/labs/nbgrader_config.py").read_text().replace("timeout = 300", "timeout = 10")
-    (course / "nbgrader_config.py").write_text(config)
-    names = {f"student{number}": kind for number, kind in enumerate(BOTH)}
-    for student, kind in names.items():
-        (course / "submitted" / student / "lab1").mkdir(parents=True)
-        S.write(BOTH[kind](), course / "submitted" / student / "lab1/lab1.ipynb")
-    for verb in ("generate_assignment", "autograde"):
-        nbgrader(verb, "lab1", folder=course)
-    with Gradebook(f"sqlite:///{course / 'gradebook.db'}", "nanogrpo") as book:
-        theirs = {
-            kind: book.find_submission_notebook("lab1", "lab1", student).score
-            for student, kind in names.items()
-        }
-    ours = {
-        kind: grade(course / "submitted" / student / "lab1/lab1.ipynb", [LAB], FAST).points
-        for student, kind in names.items()
-    }
-    assert ours == theirs
 
 
 # -- notebooks
