@@ -1,7 +1,12 @@
 # make book    create .venv, run the quickstart live, render the book
 # make test    everything that CI checks
-# make lighthouse   Lighthouse on every page of the rendered book
+# make test-foreign  the same under another machine's rounding; FOREIGN_SEED=2 for other weights
+# make browser a Chromium for the tests of the pages, if no browser is found
+# make test-versions  the core's tests with other Pythons, torch and numpy
+# make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
 # make labs    make the students' notebooks and the solutions of the course labs
+# make grade FILES=folder   grade submitted labs; CSV=grades.csv and CANVAS=canvas.csv write tables
+# make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
@@ -14,16 +19,21 @@ TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.nanogrpo-installed
+FONTS := book/_static/vendor/katex
+# At most two tries: without a network the book is built all the same, and says what it lacks.
+NPM := npm ci --silent --fetch-retries=1 --fetch-retry-mintimeout=1000
+INSTALLED := test node_modules/.package-lock.json -nt package-lock.json
 LIVE := _build/live
 SOURCE := _build/source
 PACKAGE := $(shell find nanogrpo -name '*.py' -o -name '*.js' 2>/dev/null)
+PAGES ?= $(shell sed -n 's/.*\(file\|root\): //p' _toc.yml)
 CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext"); from execute import chapters; print(*(p.relative_to(".") for p in chapters(__import__("pathlib").Path("."))))')
 
 # nbgrader and Jupyter start programs by name, so the environment's own must be found first.
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test faults bench lab labs labs-grade slides lighthouse lint clean env render
+.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -56,47 +66,98 @@ $(LIVE)/%.ipynb: book/%.ipynb $(PACKAGE) book/_ext/execute.py $(STAMP)
 # Renders a copy of the sources, so that a chapter run live can take the place of its stored outputs.
 # Sphinx warns once and then takes the page from its cache, so a failed build leaves no cache behind; and it
 # copies style sheets and scripts only if some page is new, so the first page always is.
-render: $(STAMP)
-	@$(BIN)/python book/_ext/vendor.py
+render: $(STAMP) fonts
 	@mkdir -p $(SOURCE) && rm -rf $(SOURCE)/book && cp -Rp _config.yml _toc.yml book $(SOURCE)/
 	@touch $(SOURCE)/book/intro.md
 	@if [ "$(RUN)" = quickstart ] && [ -d $(LIVE) ]; then cp -p $(LIVE)/*.ipynb $(SOURCE)/book/; fi
 	$(BIN)/jupyter-book build $(SOURCE) --path-output . -W -n --keep-going -q \
 	  || { rm -rf _build/.doctrees; exit 1; }
 
+# KaTeX's style sheet and fonts, from npm by package-lock.json; git ignores them.
+fonts:
+	@test $(FONTS) -nt package-lock.json || { { $(INSTALLED) || $(NPM) --omit=dev; } && mkdir -p $(FONTS)/fonts \
+	  && cp node_modules/katex/LICENSE node_modules/katex/dist/katex.min.css $(FONTS) \
+	  && cp node_modules/katex/dist/fonts/*.woff2 $(FONTS)/fonts && touch $(FONTS); } 2>/dev/null \
+	  || echo "No npm here, or no network: formulas are MathML, drawn in the browser's own font."
+
+# What checks the widgets and the pages, from npm as well.
+tools:
+	@{ $(INSTALLED) && test -x node_modules/.bin/eslint; } || $(NPM) 2>/dev/null \
+	  || echo "No npm here, or no network: nothing checks the scripts of the widgets, and axe-core no page."
+
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
 # Two workers with one thread each; a file, or a chapter, stays with one worker.
-test: lint
-	$(BIN)/python book/_ext/vendor.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+test: lint fonts
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
+	  --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+
+# The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
+# by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two.
+FOREIGN_SEED ?= 1
+FOREIGN = FOREIGN_SEED=$(FOREIGN_SEED) PYTHONPATH=$(abspath tests/foreign) ATEN_CPU_CAPABILITY=default \
+  MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+test-foreign: $(STAMP)
+	+$(FOREIGN) $(MAKE) --no-print-directory test
+	$(FOREIGN) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests nanogrpo $(PYTEST_ARGS)
+
+# Mistakes, one by one, in copies of the package: which cell of which chapter turns red? WORDS="k3 clip" for some.
+planted: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/planted.py $(WORDS)
+
+# What rounding alone makes of the numbers that the chapters' runs print; CHAPTERS="book/kl.ipynb" for some.
+spread: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/spread.py $(if $(filter file,$(origin CHAPTERS)),--all,$(CHAPTERS))
+
+# The core's tests with other Pythons and versions, in environments below _build; what cannot be had is said.
+test-versions: $(STAMP)
+	$(BIN)/python tests/versions.py $(ONLY)
+
+# Debian's own Chromium where this may install it, else the one that playwright brings.
+browser: $(STAMP)
+	@if $(BIN)/python tests/find_browser.py; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	else $(BIN)/playwright install --with-deps chromium; fi
 
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
-faults: $(STAMP)
-	$(BIN)/python -m nanogrpo.teach.faults
+museum: $(STAMP)
+	$(BIN)/python -m nanogrpo.teach.museum
 
-bench: .venv-bench/.installed
+# Measures in the one environment, and draws from the saved log in the book's.
+bench: .venv-bench/.installed $(STAMP)
 	.venv-bench/bin/python book/studies/bench/bench.py $(if $(QUICK),--quick)
+	$(BIN)/python book/studies/bench/report.py
 
 .venv-bench/.installed: book/studies/bench/requirements.txt constraints.txt
 	@echo "Installing what the benchmark compares with into .venv-bench ..."
 	@$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
-	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -r $< -e .
+	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
 	@touch $@
 
-# Performance, accessibility and best practices of the rendered pages; PAGES="book/grpo book/kl" for some of them.
-lighthouse: $(STAMP)
-	$(BIN)/python book/_ext/lighthouse.py $(PAGES)
+# Performance, accessibility and best practices, as lighthouserc.json wants them.
+lighthouse: tools
+	@test -d _build/html || { echo "no rendered book in _build/html: make render" >&2; exit 1; }
+	CHROME_PATH="$${CHROMIUM:-$$(command -v chromium chromium-browser google-chrome | head -1)}" \
+	  node_modules/.bin/lhci autorun $(foreach page,$(PAGES),--collect.url=http://localhost/$(page).html)
 
-lint: $(STAMP)
+lint: $(STAMP) tools
 	$(BIN)/ruff check .
 	$(BIN)/codespell
+	@if [ -x node_modules/.bin/eslint ]; then node_modules/.bin/eslint nanogrpo book/_static; fi
 
 # The students' notebooks stand in book/labs, too, where the book and Colab find them.
 labs: $(STAMP)
 	$(BIN)/python book/labs/release.py
+
+# Notebooks, or folders of them; each in a process of its own, with a time limit for each cell.
+grade: $(STAMP)
+	$(BIN)/python -m nanogrpo.teach.grade $(FILES) $(if $(CSV),--csv $(CSV)) $(if $(CANVAS),--canvas $(CANVAS)) $(ARGS)
+
+# Sources, students' notebooks and solutions of a course, in _build/COURSE.
+course: $(STAMP)
+	$(BIN)/python book/labs/release.py --course $(COURSE)
 
 # One page of slides for each part of the book, in _build/slides.
 slides: $(STAMP)
@@ -110,5 +171,5 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab book
 
 clean:
-	rm -rf _build build book/_static/vendor .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build book/_static/vendor node_modules .lighthouseci .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

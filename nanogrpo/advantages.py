@@ -73,7 +73,11 @@ def group_advantages(
     tensor([[ 0.2500, -0.7500, -0.7500,  1.2500],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
-    return baseline_advantages(rewards, "group", scale_rewards, eps, correction)
+    _check_rewards(rewards)
+    tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
+    advantages = rewards - rewards.mean(1, keepdim=True)  # (P, G)
+    advantages = advantages.masked_fill(tied, 0.0)  # equal rewards teach nothing, exactly
+    return _scaled(advantages, rewards, scale_rewards, eps, correction)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -99,7 +103,10 @@ def leave_one_out(rewards: Tensor) -> Tensor:
     >>> leave_one_out(torch.tensor([[1.0, 0.0, 0.0, 2.0]]))
     tensor([[ 0.3333, -1.0000, -1.0000,  1.6667]])
     """
-    return baseline_advantages(rewards, "leave_one_out", "none")
+    _check_rewards(rewards)
+    tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
+    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)  # (P, G)
+    return (rewards - others).masked_fill(tied, 0.0)
 
 
 def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) -> Tensor:
@@ -130,10 +137,10 @@ def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) ->
     tensor([[ 1.,  1.,  1.,  1.],
             [-1., -1., -1., -1.]])
     """
+    _check_values(rewards)
     if rewards.numel() < 2:
         raise GroupSizeError(f"the batch holds {rewards.numel()} reward(s), need at least 2 to compare")
-    one_row = rewards.reshape(1, -1)
-    return baseline_advantages(one_row, "batch", "batch", eps, correction).view_as(rewards)
+    return _scaled(_less_batch_mean(rewards), rewards, "batch", eps, correction)
 
 
 def global_advantages(rewards: Tensor, lengths: Tensor | None = None, eps: float = 1e-4) -> Tensor:
@@ -229,16 +236,7 @@ def baseline_advantages(
     """
     check_baseline(baseline, scale_rewards)
     _check_rewards(rewards)
-    advantages = rewards - BASELINES[baseline](rewards)  # (P, G)
-    if scale_rewards == "none":
-        return advantages
-    if scale_rewards == "global":
-        return _standardized(advantages, lengths, eps)
-    if scale_rewards == "group":
-        scale = rewards.std(1, keepdim=True, correction=correction)  # (P, 1)
-    else:
-        scale = rewards.std(correction=correction)
-    return (advantages / (scale + eps)).masked_fill(advantages == 0, 0.0)  # with eps = 0, too
+    return _scaled(BASELINES[baseline](rewards), rewards, scale_rewards, eps, correction, lengths)
 
 
 def check_baseline(baseline: str, scale_rewards: str) -> None:
@@ -248,7 +246,7 @@ def check_baseline(baseline: str, scale_rewards: str) -> None:
     rewards would be divided by ``eps`` alone.
     """
     check_choice("baseline", baseline, BASELINES)
-    check_choice("scale_rewards", scale_rewards, ("group", "batch", "global", "none"))
+    check_choice("scale_rewards", scale_rewards, SCALES)
     if scale_rewards == "group" and baseline not in ("group", "leave_one_out"):
         raise OptionError(
             f"scale_rewards='group' with baseline={baseline!r} divides groups of equal rewards by eps alone; "
@@ -256,25 +254,35 @@ def check_baseline(baseline: str, scale_rewards: str) -> None:
         )
 
 
-def _mean(rewards: Tensor, **over) -> Tensor:
-    """The mean of a group, or of all; of equal rewards it is that reward exactly, which rounding would miss."""
-    highest, lowest = rewards.amax(**over), rewards.amin(**over)
-    return torch.where(highest == lowest, highest, rewards.mean(**over))
+def _less_batch_mean(rewards: Tensor) -> Tensor:
+    return (rewards - rewards.mean()).masked_fill(rewards.max() == rewards.min(), 0.0)
 
 
-def _mean_of_others(rewards: Tensor) -> Tensor:
-    tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
-    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)  # (P, G)
-    return torch.where(tied, rewards, others)
-
-
-# What a reward is compared with: from rewards (P, G) to something that is taken off them.
+# The reward less what it is compared with, (P, G) of (P, G). Equal rewards give exactly 0.
 BASELINES = {
-    "group": lambda r: _mean(r, dim=1, keepdim=True),  # (P, 1)
-    "leave_one_out": _mean_of_others,  # (P, G)
-    "batch": lambda r: _mean(r, dim=(0, 1), keepdim=True),  # (1, 1)
-    "none": torch.zeros_like,  # (P, G)
+    "group": lambda rewards: group_advantages(rewards, "none"),
+    "leave_one_out": leave_one_out,
+    "batch": _less_batch_mean,
+    "none": lambda rewards: rewards,
 }
+SCALES = ("group", "batch", "global", "none")
+
+
+def _scaled(
+    advantages: Tensor, rewards: Tensor, scale_rewards: str, eps: float, correction: int,
+    lengths: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Advantages in units of a standard deviation, see :func:`baseline_advantages`; what is 0 stays 0."""
+    check_choice("scale_rewards", scale_rewards, SCALES)
+    if scale_rewards == "none":
+        return advantages
+    if scale_rewards == "global":
+        return _standardized(advantages, lengths, eps)
+    if scale_rewards == "group":
+        scale = rewards.std(1, keepdim=True, correction=correction)  # (P, 1)
+    else:
+        scale = rewards.std(correction=correction)
+    return (advantages / (scale + eps)).masked_fill(advantages == 0, 0.0)
 
 
 def _standardized(advantages: Tensor, lengths: Tensor | None, eps: float) -> Tensor:

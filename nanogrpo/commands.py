@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -21,6 +21,7 @@ from nanogrpo.recipes import rule_of, sft_until
 from nanogrpo.rewards import RewardFunction, check_rows, named
 from nanogrpo.runs import MODEL, PAIRS, Folder, Run, as_json
 from nanogrpo.state import TrainState
+from nanogrpo.step import StepConfig
 from nanogrpo.tasks import Task
 
 
@@ -126,7 +127,8 @@ class GRPO(Job):
     """Improve a policy by GRPO, on a rule or on a trained reward model."""
 
     help = "improve a policy by GRPO"
-    config_class, options_class = grpo.GRPOConfig, RewardOptions
+    config_class: ClassVar[type[StepConfig]] = grpo.GRPOConfig
+    options_class = RewardOptions
     train: Callable = staticmethod(grpo.train)
 
     def defaults(self, task: Task) -> dict[str, Any]:
@@ -208,8 +210,8 @@ COMMANDS: dict[str, type[Job]] = {"sft": SFT, "rm": RM, "grpo": GRPO, "ppo": PPO
 def train(args: argparse.Namespace) -> None:
     """Run a command from its settings to its end."""
     job_class = COMMANDS[args.command]
-    usual = next(f.default for f in fields(job_class.options_class) if f.name == "task")
-    task = tasks.find(getattr(args, "task", usual))
+    usual = next(str(f.default) for f in fields(job_class.options_class) if f.name == "task")
+    task = tasks.find(vars(args).get("task", usual))
     with Folder(folder_of(args.command, task) if args.out is None else args.out) as folder:
         if not (args.resume or args.overwrite):
             folder.check_free()

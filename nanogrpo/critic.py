@@ -13,7 +13,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from nanogrpo.errors import MaskError, check_choice, check_mask
+from nanogrpo.errors import MaskError, NonFiniteError, check_choice, check_mask
 from nanogrpo.microbatches import in_parts
 from nanogrpo.model import GPT
 from nanogrpo.packed import completion_hidden
@@ -91,6 +91,7 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     Raises:
         ShapeError, DTypeError: shapes differ, or ``mask`` is not bool.
         MaskError: no token is unmasked.
+        NonFiniteError: an unmasked value or return is NaN or infinite.
 
     >>> mask = torch.tensor([[True, True, True, False]])
     >>> explained_variance(torch.tensor([[0.0, 1.0, 1.0, 7.0]]), torch.tensor([[0.0, 1.0, 2.0, 0.0]]), mask)
@@ -99,7 +100,10 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     check_mask(mask, values=values, returns=returns)
     if not mask.any():
         raise MaskError("no token is unmasked, so there is nothing to explain; check completion_mask")
-    returns, errors = returns[mask].double(), (returns - values)[mask].double()
+    # float64, on the processor: a GPU may have none, and large returns that differ little need it.
+    returns, errors = returns[mask].cpu().double(), (returns - values)[mask].cpu().double()
+    if not errors.isfinite().all():
+        raise NonFiniteError("a value or a return is NaN or infinite; lower the critic's learning rate")
     if returns.max() == returns.min():
         return float("nan")
     return 1 - (errors.var(correction=0) / returns.var(correction=0)).item()

@@ -127,12 +127,14 @@ def save_plot(columns: dict, metrics: list[str], path: Path, x: str = "step", ca
         from nanogrpo.show.plotting import describe_runs, plot_runs
     except ImportError as error:
         raise LogError(f"drawing needs matplotlib ({error}): pip install 'nanogrpo[plot]'") from error
+    if not path.name or path.is_dir():
+        raise OptionError(f"cannot draw {path}: it is a folder; name a picture in it, such as plot.png")
     figure = plot_runs(columns, metrics, x)
     if caption:
         describe_runs(figure, columns, metrics[0], x)
     picture, kind = io.BytesIO(), path.suffix.removeprefix(".") or "png"
     try:
         figure.savefig(picture, dpi=150, bbox_inches="tight", format=kind)
-    except ValueError as error:
-        raise OptionError(f"cannot draw {path}: {error}") from error
+    except (ValueError, RuntimeError, OSError, ImportError) as error:  # a kind that is not known, or not here
+        raise OptionError(f"cannot draw {path}: {error}; name it as a .png") from error
     write_whole(path, picture.getvalue())

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
 
 
 class NanoGRPOError(Exception):
@@ -42,6 +44,18 @@ class UnknownCharacterError(NanoGRPOError, ValueError):
     """A character is outside the tokenizer's alphabet."""
 
 
+class TextError(NanoGRPOError, TypeError):
+    """Something stands where a text, or a list of texts, must be."""
+
+
+class TokenError(NanoGRPOError, IndexError):
+    """A token id is outside the vocabulary."""
+
+
+class DeviceError(NanoGRPOError, RuntimeError):
+    """Two tensors that work together are on different devices."""
+
+
 class EmptyPromptError(NanoGRPOError, ValueError):
     """There is no prompt, or one without tokens: nothing to predict the first token from."""
 
@@ -71,15 +85,23 @@ class CheckpointError(NanoGRPOError, ValueError):
 
 
 class LogError(NanoGRPOError, OSError):
-    """A log cannot be written or read."""
+    """A log, or a picture of one, cannot be written or read."""
+
+
+class SourceError(NanoGRPOError, AttributeError):
+    """The package has no function or class of a name."""
+
+
+class LoopError(NanoGRPOError, RuntimeError):
+    """No event loop runs here, in which something could go on in the background."""
 
 
 class RunError(NanoGRPOError, ValueError):
     """A run's folder holds another run than the one asked for, or none."""
 
 
-class FaultError(NanoGRPOError, RuntimeError):
-    """A fault cannot be planted, because the text that it replaces has changed, or not be examined."""
+class MuseumError(NanoGRPOError, RuntimeError):
+    """A piece of the museum cannot be planted, since the text it replaces has changed, or not be examined."""
 
 
 @contextmanager
@@ -95,6 +117,8 @@ def os_errors(error: type[NanoGRPOError], what: str, remedy: str) -> Iterator[No
 
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:
     """Raise ShapeError, naming both shapes, unless tensor ``got`` has shape ``expected``."""
+    if not hasattr(got, "shape"):
+        raise DTypeError(f"{what} is of type {type(got).__name__}, need a tensor; use torch.tensor(...)")
     if tuple(got.shape) != tuple(expected):
         reason = f" ({why})" if why else ""
         raise ShapeError(f"{what} has shape {tuple(got.shape)}, expected {tuple(expected)}{reason}")
@@ -102,23 +126,33 @@ def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> Non
 
 def check_choice(what: str, got, choices) -> None:
     """Raise OptionError, listing the choices, unless ``got`` is one of ``choices``."""
-    if got not in choices:
+    if not any(isinstance(got, type(choice)) and got == choice for choice in choices):
         raise OptionError(f"{what}={got!r} is unknown; choose one of {', '.join(map(repr, choices))}")
+
+
+def check_whole(what: str, got: Any, low: int | None = None, high: int | None = None) -> None:
+    """Raise OptionError unless ``got`` is a whole number, no bool, from ``low`` to ``high``."""
+    if isinstance(got, bool) or not isinstance(got, (int, Integral)):
+        raise OptionError(f"{what}={got!r} is of type {type(got).__name__}; it must be a whole number")
+    if (low is not None and int(got) < low) or (high is not None and int(got) > high):
+        stated = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise OptionError(f"{what}={got} must be {stated}")
 
 
 def check_outputs(outputs, where: str) -> None:
     """Raise NonFiniteError where a model's outputs after an update are not finite; ``where`` is named."""
     if not outputs.isfinite().all():
         raise NonFiniteError(
-            f"after {where} the model's outputs are not finite: its weights have grown too large, most likely "
-            "because the learning rate is too high. Lower it, and go on from the last checkpoint, which is "
-            "untouched; the weights in memory are broken"
+            f"after {where} the model's outputs are not finite: its weights have grown too large, most "
+            "likely because the learning rate is too high. Lower it, and go on from the last checkpoint, "
+            "which is untouched; the weights in memory are broken"
         )
 
 
 def check_mask(mask, **tensors) -> None:
     """Raise DTypeError unless ``mask`` is bool, ShapeError unless each named tensor has its shape."""
-    if str(mask.dtype) != "torch.bool":
-        raise DTypeError(f"mask is {mask.dtype}, need torch.bool (true for a sampled token); use mask.bool()")
+    if str(getattr(mask, "dtype", None)) != "torch.bool":
+        what = getattr(mask, "dtype", type(mask).__name__)
+        raise DTypeError(f"mask is {what}, need torch.bool (true for a sampled token); use mask.bool()")
     for name, tensor in tensors.items():
         check_shape(name, tensor, tuple(mask.shape), "the shape of mask")

@@ -23,6 +23,7 @@ from nanogrpo.packed import completion_hidden
 from nanogrpo.rollout import logprobs_of
 from nanogrpo.state import TrainState
 from nanogrpo.step import Batch, StepConfig, add_reference, collect, describe, update_all
+from nanogrpo.step import sample as sample  # part of this module, too
 from nanogrpo.tasks import Problem, RewardFunction
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -44,9 +45,7 @@ class GRPOConfig(StepConfig):
     scale_rewards: Literal["group", "batch", "global", "none"] = option(
         "group", help="whose standard deviation it is divided by, see the same function."
     )
-    correction: int = option(
-        0, help="of that deviation: 0 divides by G, 1 by G - 1 (Bessel).", low=0, high=1
-    )
+    correction: int = option(0, help="of that deviation: 0 divides by G, 1 by G - 1 (Bessel).", low=0, high=1)
     overlong_buffer: int = option(
         0,
         help="so many of the last tokens cost up to 1 of the reward, see "
@@ -56,7 +55,7 @@ class GRPOConfig(StepConfig):
     mask_truncated_completions: bool = option(
         False, help="leave truncated completions out of the loss; their rewards still count for the others."
     )
-    max_resamples: int = option(
+    max_resamples: int = option(  # type: ignore[misc]  # a constant of the base class
         0,
         help="rounds in which groups without signal are replaced, see :func:`~nanogrpo.step.collect`; "
         "0 for none.",
@@ -95,7 +94,7 @@ def train(
 
     Nothing runs until the first row is asked for. Leave the loop, or press Ctrl-C in it, whenever you like:
     the model stands as the last finished update left it. To see what was sampled as well, make the steps
-    yourself with :func:`step`.
+    yourself with :func:`~nanogrpo.grpo.step`.
 
     ``reward`` and what stands beside it describe all that was sampled; the loss and what stands beside it are
     means over the updates of the step. ``kl``, in nats a token, is the estimate that the loss charges for;
@@ -135,7 +134,7 @@ def step(
     state: TrainState,
     reference: GPT | None = None,
 ) -> tuple[dict[str, float], Batch]:
-    """One step: its metrics, and the batch that it learned from. Arguments and errors as for :func:`train`."""
+    """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
     batch, sampled = collect(model, tokenizer, problems, reward_fn, config, state.generator)
     batch, kl = add_reference(batch, reference, config)
     batch, advantages = compute_advantages(batch, config)
@@ -144,8 +143,8 @@ def step(
     updates = update_all(
         model, batch, loss, [state.optimizer], config, config.num_iterations, state.step + 1, names
     )
-    metrics = state.count(sampled.rollout.completion_mask) | describe(sampled, config) | advantages | kl | updates
-    return metrics, batch
+    now = state.count(sampled.rollout.completion_mask)
+    return now | describe(sampled, config) | advantages | kl | updates, batch
 
 
 def compute_advantages(batch: Batch, config: GRPOConfig) -> tuple[Batch, dict[str, float]]:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from nanogrpo import tasks, weights
 from nanogrpo.checkpoint import blank_model, load_model, load_tensors, save_model, write_whole
 from nanogrpo.errors import CheckpointError, OptionError, RunError
+from nanogrpo.model import GPT
 from nanogrpo.options import Options, option
 from nanogrpo.recipes import new_policy, summary
 from nanogrpo.runs import CHECKPOINT, CONFIG, MODEL, Folder, Run, as_json, fingerprint
@@ -69,7 +70,8 @@ class Job(ABC):
             settings, self.before = {**self.defaults(task), **given, "task": task.name}, {}
         parts = [{f.name: settings[f.name] for f in fields(kind) if f.name in settings} for kind in kinds]
         self.options, self.config = (kind.of(part) for kind, part in zip(kinds, parts, strict=True))
-        self.task, self.inputs = tasks.find(self.options.task), {}
+        self.task = tasks.find(self.options.task)
+        self.inputs: dict[str, str] = {}
         self.policy, self.tokenizer = self.start_model()
 
     @abstractmethod
@@ -102,7 +104,7 @@ class Job(ABC):
                 f"{now[:12]}...; put it back, or start a new run in another --out"
             )
 
-    def start_model(self) -> tuple[nn.Module, CharTokenizer]:
+    def start_model(self) -> tuple[GPT, CharTokenizer]:
         """The model to start from, or, for a run that goes on, one in the shape of its checkpoint's."""
         name, task, path = self.options.model, self.task, self.folder / CHECKPOINT
         if self.folder.started:

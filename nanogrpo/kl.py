@@ -23,8 +23,9 @@ k3 in the reward            of neither
 ratio * k3 in the loss      of KL(policy || reference)
 ==========================  =================================
 
-All values are in nats. ``mask`` is true for sampled tokens; where it is false the result is exactly
-zero and no gradient flows, even from NaN or infinity. The reference never receives a gradient.
+All values are in nats, and in float32 at least: half precision is widened before anything is computed.
+``mask`` is true for sampled tokens; where it is false the result is exactly zero and no gradient flows, even
+from NaN or infinity. The reference never receives a gradient.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo.errors import check_mask, check_shape
+from nanogrpo.precision import widen
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -122,7 +124,7 @@ def kl_exact(logits: Tensor, ref_logits: Tensor, mask: Tensor | None = None) -> 
     >>> kl_exact(p.log(), q.log())
     tensor(0.1438)
     """
-    check_shape("ref_logits", ref_logits, tuple(logits.shape), "the shape of logits")
+    check_shape("ref_logits", ref_logits, tuple(widen("logits", logits).shape), "the shape of logits")
     logprobs = torch.log_softmax(_masked_logits(logits, mask), -1)  # (..., V)
     ref_logprobs = torch.log_softmax(_masked_logits(ref_logits.detach(), mask), -1)
     return (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
@@ -197,17 +199,13 @@ def entropy_proxy(logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def _delta(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None) -> Tensor:
     """log ref - log policy, set to zero where masked, before anything is exponentiated."""
+    logprobs, ref_logprobs = widen("logprobs", logprobs), widen("ref_logprobs", ref_logprobs)
     check_shape("ref_logprobs", ref_logprobs, tuple(logprobs.shape), "the shape of logprobs")
-    logprobs, ref_logprobs = full_precision(logprobs), full_precision(ref_logprobs)
     return _masked(ref_logprobs.detach() - logprobs, mask)
 
 
-def full_precision(values: Tensor) -> Tensor:
-    """Half precision as float32; the difference of two log-probs would have lost its digits."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
 def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
+    values = widen("logprobs", values)
     if mask is None:
         return values
     check_mask(mask, values=values)
@@ -216,7 +214,7 @@ def _masked(values: Tensor, mask: Tensor | None) -> Tensor:
 
 def _masked_logits(logits: Tensor, mask: Tensor | None) -> Tensor:
     """Zero logits at masked positions, so that whatever stands there reaches neither value nor gradient."""
-    logits = full_precision(logits)
+    logits = widen("logits", logits)
     if mask is None:
         return logits
     check_mask(mask)

@@ -8,7 +8,7 @@ from nanogrpo.errors import RunError, os_errors
 
 PLACE = 1 << 20  # of the byte that is locked on Windows, where a locked byte cannot be read
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
     def _try(fd: int) -> None:

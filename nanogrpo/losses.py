@@ -10,12 +10,12 @@ Losses come **per token**, (B, T), exactly zero where masked; :func:`aggregate` 
 log-ratio is masked *before* ``exp``: whatever padding holds, even NaN or infinity, reaches neither the
 loss nor the gradient. Old and reference log-probs and advantages are constants and get no gradient.
 
-A policy loss is put together from parts that do not know of each other: whose ratio (:func:`importance_ratio`),
-what is made of it (:data:`SURROGATES`), how tokens are averaged (:func:`aggregate`), and a KL penalty. A new
-variant is a new row of one of these.
+A policy loss is put together from parts that do not know of each other: whose ratio
+(:func:`importance_ratio`), what is made of it (:data:`SURROGATES`), how tokens are averaged
+(:func:`aggregate`), and a KL penalty. A new variant is a new row of one of these.
 
-Log-probs in half precision are taken in float32: their differences would have lost their digits. A gradient
-that is 0 because a clip binds stays 0, however large the ratio is.
+Half precision is taken in float32: differences of log-probs would have lost their digits. A gradient that is
+0 because a clip binds stays 0, however large the ratio is.
 
 What is left out: an entropy bonus (add ``-c * entropy(logits)`` to the per-token loss), and importance
 weights for a sampler that differs from the trainer (ours do not differ).
@@ -30,7 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrpo.errors import MaskError, OptionError, check_choice, check_mask, check_shape
-from nanogrpo.kl import full_precision, kl_k1, kl_k2, kl_k3
+from nanogrpo.kl import kl_k1, kl_k2, kl_k3
+from nanogrpo.precision import widen
 
 AGGREGATIONS = ("sequence_mean", "token_mean", "constant", "sequence_sum")
 KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
@@ -186,8 +187,8 @@ def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level
     tensor([[1.1409, 1.1409, 1.1409]])
     """
     check_choice("importance_sampling_level", level, ("token", "sequence", "sequence_token"))
+    logprobs, old_logprobs = widen("logprobs", logprobs), widen("old_logprobs", old_logprobs)
     check_mask(mask, logprobs=logprobs, old_logprobs=old_logprobs)
-    logprobs, old_logprobs = full_precision(logprobs), full_precision(old_logprobs)
     log_ratio = torch.where(mask, logprobs - old_logprobs.detach(), 0.0)  # (B, T), masked BEFORE exp
     if level == "token":
         return _exp(log_ratio)
@@ -240,7 +241,7 @@ def clipped_surrogate(
     """
     _check_clip(clip_low, clip_high, delta)
     check_mask(mask, ratio=ratio)
-    advantages = _constant(advantages, mask)  # (B, T)
+    ratio, advantages = widen("ratio", ratio), _constant(advantages, mask)  # (B, T)
     capped = ratio if delta is None else ratio.clamp(max=delta)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     loss = -torch.min(capped * advantages, clipped * advantages)  # (B, T)
@@ -303,12 +304,12 @@ def aggregate(
     check_mask(mask, per_token=per_token)
     n = denominators or Denominators.of(mask)
     _check_counts(n, mask, how)
-    per_token = torch.where(mask, per_token, 0.0)  # (B, T)
+    per_token = torch.where(mask, widen("per_token", per_token), 0.0)  # (B, T)
     if how == "sequence_mean":
         per_token = per_token / mask.sum(1, keepdim=True).clamp(min=1)
     if how == "token_mean":
         return per_token.sum() / n.num_tokens
-    if how == "constant":
+    if how == "constant" and n.max_length:
         return per_token.sum() / (n.num_sequences * n.max_length)
     return per_token.sum() / n.num_sequences
 
@@ -338,7 +339,7 @@ def reinforce_loss(logprobs: Tensor, advantages: Tensor, mask: Tensor) -> Tensor
     tensor([[0.5000, 1.0000]])
     """
     check_mask(mask, logprobs=logprobs)
-    return -_constant(advantages, mask) * torch.where(mask, full_precision(logprobs), 0.0)  # (B, T)
+    return -_constant(advantages, mask) * torch.where(mask, widen("logprobs", logprobs), 0.0)  # (B, T)
 
 
 def cispo_surrogate(
@@ -382,7 +383,7 @@ def cispo_surrogate(
     """
     _check_clip(clip_low, clip_high, None)
     check_mask(mask, ratio=ratio)
-    weight = ratio.detach().clamp(1 - clip_low, 1 + clip_high)  # (B, T)
+    weight = widen("ratio", ratio).detach().clamp(1 - clip_low, 1 + clip_high)  # (B, T)
     return weight * reinforce_loss(logprobs, advantages, mask)  # (B, T)
 
 
@@ -425,7 +426,7 @@ def clip_fractions(
     tensor(0.2500)
     """
     check_mask(mask, ratio=ratio)
-    advantages = _constant(advantages, mask)  # (B, T)
+    ratio, advantages = widen("ratio", ratio), _constant(advantages, mask)  # (B, T)
     tokens = (denominators or Denominators.of(mask)).num_tokens
     low = (mask & (ratio < 1 - clip_low) & (advantages < 0)).sum().to(ratio.dtype) / tokens
     high = (mask & (ratio > 1 + clip_high) & (advantages > 0)).sum().to(ratio.dtype) / tokens
@@ -470,9 +471,10 @@ def value_loss(
     """
     if (old_values is None) != (clip_range is None):
         raise OptionError(f"clip_range={clip_range} and old_values go together; pass both or neither")
+    values, returns = widen("values", values), widen("returns", returns)
     check_mask(mask, values=values, returns=returns)
     error = torch.where(mask, values - returns.detach(), 0.0) ** 2  # (B, T)
-    if old_values is not None:
+    if old_values is not None and clip_range is not None:
         check_mask(mask, old_values=old_values)
         old, target = old_values.detach(), returns.detach()
         clipped = old + (values - old).clamp(-clip_range, clip_range)
@@ -504,6 +506,7 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     >>> bradley_terry_loss(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 0.0]))
     tensor([0.6931, 0.1269])
     """
+    chosen, rejected = widen("chosen", chosen), widen("rejected", rejected)
     check_shape("rejected", rejected, tuple(chosen.shape), "the shape of chosen")
     return -F.logsigmoid(chosen - rejected)
 
@@ -529,6 +532,7 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     >>> sft_loss(torch.zeros(1, 2, 4), torch.tensor([[3, -100]]), torch.tensor([[True, False]]))
     tensor([[1.3863, 0.0000]])
     """
+    logits = widen("logits", logits)
     check_mask(mask, targets=targets)
     check_shape("logits", logits, (*mask.shape, logits.shape[-1]), "the shape of mask, then V")
     kept = F.cross_entropy(logits[mask], targets[mask], reduction="none")  # (N,), unmasked tokens only
@@ -537,6 +541,7 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 def _constant(advantages: Tensor, mask: Tensor) -> Tensor:
     """Give advantages (B,) or (B, T) the shape (B, T), without gradient, zero where masked."""
+    advantages = widen("advantages", advantages)
     if advantages.ndim == 1:
         check_shape("advantages", advantages, mask.shape[:1], "one a completion; flatten (P, G) first")
         advantages = advantages[:, None].expand(mask.shape)  # (B, T)

@@ -13,25 +13,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanogrpo.errors import BlockSizeError
+from nanogrpo.errors import BlockSizeError, DeviceError, DTypeError, OptionError, ShapeError, TokenError
+from nanogrpo.options import Options, option
 
 
 @dataclass(frozen=True)
-class GPTConfig:
-    """The shape of a GPT; ``block_size`` is the longest sequence (prompt and completion) that it can read."""
+class GPTConfig(Options):
+    """The shape of a GPT."""
 
-    vocab_size: int
-    block_size: int
-    n_layer: int = 3
-    n_head: int = 4
-    n_embd: int = 128
+    vocab_size: int = option(help="different tokens.", low=1, high=10_000_000)
+    block_size: int = option(
+        help="tokens of the longest sequence, prompt and completion, that it can read.",
+        low=1,
+        high=10_000_000,
+    )
+    n_layer: int = option(3, help="layers.", low=1, high=1000)
+    n_head: int = option(4, help="heads of the attention; they share the channels.", low=1, high=10_000)
+    n_embd: int = option(128, help="channels.", low=1, high=100_000)
 
-    def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+    def check(self) -> None:
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd={self.n_embd} does not divide into n_head={self.n_head} equal heads")
+            raise OptionError(f"n_embd={self.n_embd} does not divide into n_head={self.n_head} equal heads")
 
 
 class KVCache:
@@ -147,8 +149,11 @@ class GPT(nn.Module):
 
         Raises:
             BlockSizeError: the sequence is longer than ``block_size``.
+            ShapeError, DTypeError, DeviceError: ``idx`` is no table of ids where the weights are.
+            TokenError: an id is outside the vocabulary.
         """
-        B, T = idx.shape
+        _check_table(idx, self.token.weight)
+        T = idx.shape[1]
         past = 0 if cache is None else cache.length
         if past + T > self.config.block_size:
             raise BlockSizeError(
@@ -156,7 +161,12 @@ class GPT(nn.Module):
                 "shorten the text or build the model with a larger block_size"
             )
         positions = torch.arange(T, device=idx.device) if cache is None else cache.positions(T)
-        x = self.token(idx) + self.position(positions)  # (B, T, C)
+        try:
+            x = self.token(idx) + self.position(positions)  # (B, T, C)
+        except IndexError:
+            low, high = (int(end) for end in idx.aminmax())
+            last = self.config.vocab_size - 1
+            raise TokenError(f"ids go from {low} to {high}, but the vocabulary from 0 to {last}") from None
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)
         if cache is not None:
@@ -171,3 +181,12 @@ class GPT(nn.Module):
     def num_parameters(self) -> int:
         """How many numbers training may change."""
         return sum(p.numel() for p in self.parameters())
+
+
+def _check_table(idx: Tensor, weight: Tensor) -> None:
+    if not isinstance(idx, Tensor) or idx.dtype not in (torch.int64, torch.int32):
+        raise DTypeError(f"ids are {getattr(idx, 'dtype', type(idx).__name__)}, need a tensor of torch.int64")
+    if idx.ndim != 2:
+        raise ShapeError(f"ids have shape {tuple(idx.shape)}, expected (B, T); ids.unsqueeze(0) is one row")
+    if idx.device != weight.device:
+        raise DeviceError(f"ids are on {idx.device}, the model on {weight.device}; use ids.to(...)")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
+from nanogrpo.precision import check_trainable
 
 
 class AdamW:
@@ -29,6 +30,9 @@ class AdamW:
         betas: :math:`(\beta_1, \beta_2)`.
         eps: :math:`\epsilon`.
         weight_decay: :math:`\lambda`.
+
+    Raises:
+        DTypeError: a parameter is narrower than float32; see :func:`nanogrpo.precision.check_trainable`.
     """
 
     def __init__(
@@ -40,10 +44,11 @@ class AdamW:
         weight_decay: float = 0.0,
     ):
         self.params = list(params)
+        check_trainable(self.params)
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.mean = [torch.zeros_like(p) for p in self.params]
         self.square = [torch.zeros_like(p) for p in self.params]
-        self.before = [torch.empty_like(p) for p in self.params]  # to take back a step that breaks the weights
+        self.before = [torch.empty_like(p) for p in self.params]  # to take back a step that breaks them
         self.steps = 0
 
     def zero_grad(self) -> None:
@@ -68,15 +73,17 @@ class AdamW:
         torch._foreach_div_(scale, (1 - beta2**self.steps) ** 0.5)
         torch._foreach_add_(scale, self.eps)
         torch._foreach_copy_(self.before, self.params)
-        if self.weight_decay:
-            torch._foreach_mul_([p for p in self.params if p.ndim >= 2], 1 - self.lr * self.weight_decay)
-        torch._foreach_addcdiv_(self.params, self.mean, scale, -self.lr / (1 - beta1**self.steps))
+        most = torch.finfo(scale[0].dtype).max  # a larger number is none of this type
+        if self.weight_decay and (matrices := [p for p in self.params if p.ndim >= 2]):
+            torch._foreach_mul_(matrices, max(1 - self.lr * self.weight_decay, -most))
+        rate = min(self.lr / (1 - beta1**self.steps), most)
+        torch._foreach_addcdiv_(self.params, self.mean, scale, -rate)
         norm = float(torch.stack(torch._foreach_norm(self.params)).norm())
         if not norm < float("inf"):
             torch._foreach_copy_(self.params, self.before)
             raise NonFiniteError(
-                f"the weights' norm would be {norm} after {where} with learning rate {self.lr:g}; they are as "
-                "they were before it, and the last checkpoint is untouched. Lower the learning rate"
+                f"the weights' norm would be {norm} after {where} with learning rate {self.lr:g}; they are "
+                "as they were before it, and the last checkpoint is untouched. Lower the learning rate"
             )
 
     def state_dict(self) -> dict[str, Tensor]:

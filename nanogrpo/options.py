@@ -64,7 +64,9 @@ class Options:
         known = getattr(cls, "__dataclass_fields__", {}) | own  # those of a base class come first
         options = {name: value for name, value in known.items() if "help" in value.metadata}
         if own and cls.__doc__:  # python -OO has none
-            lines = [f"    {name}: {value.metadata['help']}{_range(value)}" for name, value in options.items()]
+            lines = [
+                f"    {name}: {value.metadata['help']}{_range(value)}" for name, value in options.items()
+            ]
             cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__), "", "Attributes:", *lines])
 
     def __post_init__(self):
@@ -159,7 +161,7 @@ def _one(f: Field, kind: Any, value: Any, what: str) -> Any:
         if not isinstance(value, str) or value not in get_args(kind):
             raise OptionError(f"{what} is unknown; choose one of {', '.join(map(repr, get_args(kind)))}")
         return value
-    wanted = {bool: bool, int: Integral, float: Real, str: str}[kind]
+    wanted: Any = {bool: bool, int: Integral, float: Real, str: str}[kind]
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise OptionError(f"{what} is of type {type(value).__name__}; it must be {NAMES[kind]}")
     if kind is float and not math.isfinite(value):

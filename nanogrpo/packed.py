@@ -33,8 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanogrpo.inputs import check_fits, check_sampled, group_size_of
 from nanogrpo.model import GPT, KVCache
-from nanogrpo.rollout import Rollout, check_fits, choose, completion_mask
+from nanogrpo.rollout import Rollout, choose, completion_mask
 
 MAX_PACK = 8  # completions that share a packed row, at most
 SHRINK = 0.75  # drop finished rows once this share of the rows is enough
@@ -49,7 +50,10 @@ def generate(
     eos_id: int, pad_id: int, uniforms: Tensor, temperature: float = 1.0,
 ) -> Rollout:  # fmt: skip
     """Sample as :func:`nanogrpo.rollout.generate` does, faster: same arguments, same tokens, same errors."""
-    check_fits(model, prompt_lens, group_size, max_new_tokens, temperature)
+    check_fits(
+        model, prompt_ids, prompt_lens, uniforms, group_size=group_size, max_new_tokens=max_new_tokens,
+        eos_id=eos_id, pad_id=pad_id, temperature=temperature,
+    )  # fmt: skip
     options, weight = (group_size, max_new_tokens, eos_id, temperature), model.head.weight
     if weight.is_cuda and CUDA_GRAPHS:
         shape = (*options, prompt_ids.shape, uniforms.dtype, weight.data_ptr())
@@ -63,12 +67,24 @@ def generate(
     sampled, truncated = completion_mask(tokens, eos_id), ~(tokens == eos_id).any(1)
     T = int(sampled.sum(1).max())  # trim to the longest completion
     completion_ids = torch.where(sampled, tokens, pad_id)[:, :T].contiguous()
+    check_sampled(torch.where(sampled, logprobs, 0.0))
     logprobs, mask = torch.where(sampled, logprobs, 0.0)[:, :T].contiguous(), sampled[:, :T].contiguous()
     return Rollout(prompt_ids, prompt_lens, completion_ids, mask, logprobs, truncated, group_size)
 
 
 class _Decoder:
     """The state of one rollout: ``load`` sets it, each ``step`` changes it in place; nothing is recorded."""
+
+    kv: Tensor
+    mask: Tensor
+    positions: Tensor
+    logits: Tensor
+    uniforms: Tensor
+    rows: Tensor
+    lens: Tensor
+    ended: Tensor
+    tokens: Tensor
+    logprobs: Tensor
 
     def __init__(self, model, group_size, max_new_tokens, eos_id, temperature, captured=False):
         self.group_size, self.steps = group_size, max_new_tokens
@@ -168,7 +184,7 @@ class _Decoder:
             h = torch.addmm(qkv[1], torch.layer_norm(x, (C,), *norm1), qkv[0])  # (R * pack, 3 * C)
             h = h.view(R, pack, 3, H, D).permute(2, 0, 3, 1, 4)  # (3, R, H, pack, D)
             cache[:, :, :, start:] = h[1:]
-            y = F.scaled_dot_product_attention(h[0], *cache, attn_mask=mask)  # (R, H, pack, D)
+            y = F.scaled_dot_product_attention(h[0], cache[0], cache[1], attn_mask=mask)  # (R, H, pack, D)
             x.add_(proj[1]).addmm_(y.transpose(1, 2).reshape(-1, C), proj[0])
             h = F.gelu(torch.addmm(up[1], torch.layer_norm(x, (C,), *norm2), up[0]))  # (R * pack, 4 * C)
             x.add_(down[1]).addmm_(h, down[0])
@@ -203,12 +219,14 @@ def _visible(lens: Tensor, width: int, own: Tensor, like: Tensor, same_shape: bo
     return torch.where(torch.cat(parts, 2), 0.0, -torch.inf).to(like).unsqueeze(1)
 
 
-class _SharedPrompt:
+class _SharedPrompt(KVCache):
     """The cache of a training pass: first the prompts are read, then each completion after its prompt."""
 
     def __init__(self, prompt_lens: Tensor, group_size: int):
         self.lens, self.group_size = prompt_lens.repeat_interleave(group_size), group_size
-        self.prompts, self.mask, self.length = [], None, 0
+        self.prompts: list[tuple[Tensor, Tensor]] = []
+        self.mask: Tensor | None = None
+        self.length = 0
 
     def positions(self, tokens: int) -> Tensor:
         columns = torch.arange(tokens, device=self.lens.device)
@@ -233,11 +251,12 @@ class _SharedPrompt:
 
 def completion_hidden(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> Tensor:
     """What the model's head reads to predict each completion token, ``(B, T, C)``."""
-    P, (B, T) = len(prompt_ids), completion_ids.shape
-    cache = _SharedPrompt(prompt_lens, B // P)
+    group_size = group_size_of(model, prompt_ids, prompt_lens, completion_ids)
+    P, T = len(prompt_ids), completion_ids.shape[1]
+    cache = _SharedPrompt(prompt_lens, group_size)
     hidden = model.hidden(prompt_ids[:, : int(prompt_lens.max())], cache)  # (P, Tp, C)
     last = hidden[torch.arange(P, device=hidden.device), prompt_lens - 1]  # (P, C), predicts the first token
-    last = last.repeat_interleave(B // P, 0).unsqueeze(1)  # (B, 1, C)
+    last = last.repeat_interleave(group_size, 0).unsqueeze(1)  # (B, 1, C)
     rest = [model.hidden(completion_ids[:, :-1], cache)] if T > 1 else []  # (B, T - 1, C)
     return torch.cat([last, *rest], 1)  # (B, T, C)
 

@@ -49,19 +49,22 @@ class PPOConfig(StepConfig):
         True, help="see :func:`~nanogrpo.advantages.whiten`; over the batch, before it is cut."
     )
     kl_in: Literal["loss", "reward"] = option(
-        "reward", help="where KL is charged: off the ``reward`` of each token, or in the ``loss``, as GRPO does."
+        "reward",
+        help="where KL is charged: off the ``reward`` of each token, or in the ``loss``, as GRPO does.",
     )
     critic: Literal["separate", "head"] = option(
         "separate", help="its kind, see :func:`~nanogrpo.critic.new_critic`."
     )
     vf_coef: float = option(
         0.1,
-        help="weight of the value loss. For a separate critic Adam divides it out again, but for the clipping "
-        "of its gradient.",
+        help="weight of the value loss. For a separate critic Adam divides it out again, but for the "
+        "clipping of its gradient.",
         low=0,
     )
     cliprange_value: float | None = option(
-        0.2, help="how far a value may move from what it was when the batch was sampled; None: freely.", above=0
+        0.2,
+        help="how far a value may move from what it was when the batch was sampled; None: freely.",
+        above=0,
     )
     value_warmup_steps: int = option(
         0, help="first steps in which only the critic learns (only its own layer, with ``head``).", low=0
@@ -108,7 +111,7 @@ def train(
         reference: the frozen policy of the KL penalty; a copy of ``policy`` if there is none and ``beta`` is
             not 0. With ``beta=0`` a reference that is handed in is for measuring ``kl`` only.
         critic: from :func:`~nanogrpo.critic.new_critic`, which is called if there is none.
-        state: from :func:`start`, to go on with a run that was saved; then hand in its ``critic``, and its
+        state: from :func:`~nanogrpo.ppo.start`, to go on with a run that was saved; then hand in its ``critic``, and its
             ``reference``, as well.
 
     Raises:
@@ -147,12 +150,13 @@ def step(
     critic: nn.Module,
     reference: GPT | None = None,
 ) -> tuple[dict[str, float], Batch]:
-    """One step: its metrics, and the batch that it learned from. Arguments and errors as for :func:`train`."""
+    """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
     warmup = state.step < config.value_warmup_steps
     batch, sampled = collect(policy, tokenizer, problems, reward_fn, config, state.generator)
     batch, kl = add_reference(batch, reference, config)
     batch, advantages = compute_advantages(batch, policy, critic, config)
-    optimizers = [state.critic_optimizer] if warmup else [state.optimizer, state.critic_optimizer]
+    both = [optimizer for optimizer in (state.optimizer, state.critic_optimizer) if optimizer]
+    optimizers = both[1:] if warmup else both
     names = ("loss", "clip_ratio/region_mean", *(["kl"] if config.kl_in_loss else []), "value_loss")
     loss = partial(compute_loss, policy, critic, config, warmup)
     updates = update_all(
@@ -160,8 +164,8 @@ def step(
     )
     if warmup:
         updates["grad_norm"] = 0.0  # the policy's; it rests
-    metrics = state.count(sampled.rollout.completion_mask) | describe(sampled, config) | kl | advantages | updates
-    return metrics, batch
+    now = state.count(sampled.rollout.completion_mask)
+    return now | describe(sampled, config) | kl | advantages | updates, batch
 
 
 @torch.no_grad()
@@ -193,7 +197,8 @@ def compute_loss(
     policy: GPT, critic: nn.Module, config: PPOConfig, warmup: bool, batch: Batch, denominators: Denominators
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """GRPO's loss of some groups, and the critic's; in a warm-up step the critic's alone."""
-    rollout, mask, hidden, metrics = batch.rollout, batch.rollout.completion_mask, None, {}
+    rollout, mask, hidden = batch.rollout, batch.rollout.completion_mask, None
+    metrics: dict[str, Tensor] = {}
     loss = batch.advantages.new_zeros(())
     if not warmup:
         hidden = completion_hidden(policy, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)

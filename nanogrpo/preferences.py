@@ -66,7 +66,7 @@ def judge_pairs(
     scores = (
         call_reward(judge, [{"prompt": prompt} for prompt, _, _ in pairs], texts).double().view(-1, 2)
     )  # (N, 2)
-    wins = prefer(*scores.unbind(1), temperature, torch.Generator().manual_seed(seed))
+    wins = prefer(scores[:, 0], scores[:, 1], temperature, torch.Generator().manual_seed(seed))
     preferences = [
         Preference(prompt, a, b) if win else Preference(prompt, b, a)
         for (prompt, a, b), win in zip(pairs, wins.tolist(), strict=True)

@@ -16,6 +16,7 @@ from nanogrpo.errors import BlockSizeError, DTypeError, ShapeError, UnknownChara
 from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
 from nanogrpo.options import Options, option
+from nanogrpo.precision import widen
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def train(model: GPT, ids: Tensor, config: PretrainConfig) -> Iterator[dict[str,
     generator = torch.Generator().manual_seed(config.seed)
     for step in range(1, config.max_steps + 1):
         inputs, targets = windows(ids, config.batch_size, model.config.block_size, generator)
-        logits = model(inputs.to(device))  # (B, T, V)
+        logits = widen("logits", model(inputs.to(device)))  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.to(device).flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -81,7 +82,7 @@ def evaluate(model: GPT, ids: Tensor, batch_size: int = 64) -> float:
     inputs, targets = ids[: count * T].view(count, T), ids[1 : count * T + 1].view(count, T)
     total, device = 0.0, model.head.weight.device
     for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
-        logits = model(x.to(device)).flatten(0, 1)
+        logits = widen("logits", model(x.to(device))).flatten(0, 1)
         total += F.cross_entropy(logits, y.to(device).flatten(), reduction="sum").item()
     return total / targets.numel()
 

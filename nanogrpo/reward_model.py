@@ -21,11 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from nanogrpo.checkpoint import blank_model, load_tensors, save_tensors
-from nanogrpo.errors import CheckpointError, OptionError, PairError, check_choice, check_outputs, check_shape
+from nanogrpo.errors import (
+    CheckpointError,
+    NonFiniteError,
+    OptionError,
+    PairError,
+    check_choice,
+    check_outputs,
+    check_shape,
+)
 from nanogrpo.losses import bradley_terry_loss
 from nanogrpo.model import GPT
 from nanogrpo.optim import clip_grad_norm
 from nanogrpo.options import Options, option
+from nanogrpo.precision import widen
 from nanogrpo.state import TrainState
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -76,6 +85,7 @@ def preference_probs(scores_a: Tensor, scores_b: Tensor, temperature: float) -> 
     >>> preference_probs(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([3.0, 0.0, 2.0]), temperature=1.0)
     tensor([0.5000, 0.7311, 0.1192])
     """
+    scores_a, scores_b = widen("scores_a", scores_a), widen("scores_b", scores_b)
     check_shape("scores_b", scores_b, tuple(scores_a.shape), "the shape of scores_a")
     if not 0 < temperature < float("inf"):
         raise OptionError(f"temperature={temperature} must be a finite number above 0")
@@ -85,7 +95,7 @@ def preference_probs(scores_a: Tensor, scores_b: Tensor, temperature: float) -> 
 def prefer(scores_a: Tensor, scores_b: Tensor, temperature: float, generator: torch.Generator) -> Tensor:
     """One noisy label a pair, ``(N,)`` bool: true where ``a`` is preferred; see :func:`preference_probs`."""
     probs = preference_probs(scores_a, scores_b, temperature)
-    return torch.rand(probs.shape, generator=generator) < probs
+    return torch.rand(probs.shape, generator=generator).to(probs.device) < probs
 
 
 def noise_ceiling(scores_a: Tensor, scores_b: Tensor, temperature: float) -> float:
@@ -104,11 +114,21 @@ def noise_ceiling(scores_a: Tensor, scores_b: Tensor, temperature: float) -> flo
 def pair_accuracy(chosen: Tensor, rejected: Tensor) -> float:
     """Share of pairs whose chosen text scores higher; equal scores count half, as a coin would have them.
 
+    Raises:
+        ShapeError: the shapes differ.
+        PairError: there are no pairs.
+        NonFiniteError: a score is NaN or infinite.
+
     >>> pair_accuracy(torch.tensor([2.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.0, 0.0]))
     0.625
     """
     check_shape("rejected", rejected, tuple(chosen.shape), "the shape of chosen")
-    return ((chosen > rejected).double() + 0.5 * (chosen == rejected)).mean().item()
+    if not chosen.numel():
+        raise PairError("there are no pairs to rank; give at least one")
+    if not (chosen.isfinite() & rejected.isfinite()).all():
+        raise NonFiniteError("a score is NaN or infinite, which ranks nothing; lower the learning rate")
+    halves = 2 * (chosen > rejected).sum() + (chosen == rejected).sum()  # whole numbers: exact on any device
+    return halves.item() / (2 * chosen.numel())
 
 
 class RewardModel(nn.Module):
@@ -137,7 +157,7 @@ class RewardModel(nn.Module):
         That token has seen the whole text and, since attention is causal, nothing of the padding after it;
         nor has the running total.
         """
-        outputs = self.gpt(ids).squeeze(2)  # (B, T), one number at every token
+        outputs = widen("outputs", self.gpt(ids)).squeeze(2)  # (B, T), one number at every token
         totals = outputs.cumsum(1) if self.pool == "sum" else outputs
         return totals.gather(1, lens.unsqueeze(1) - 1).squeeze(1)  # (B,)
 

@@ -15,8 +15,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import BlockSizeError
+from nanogrpo.errors import check_shape, check_whole
+from nanogrpo.inputs import (
+    a_token_of_each_row,
+    check_draw,
+    check_fits,
+    check_sampled,
+    check_temperature,
+    check_token_ids,
+    group_size_of,
+)
 from nanogrpo.model import GPT, KVCache
+from nanogrpo.precision import widen
 
 
 @dataclass(frozen=True)
@@ -70,32 +80,51 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[
     The same uniform numbers give the same tokens, whatever path computed the logits.
 
     Args:
-        logits: ``(..., V)``.
-        uniforms: ``(...)``, each in (0, 1]; 0 is excluded so that no token of probability 0 is chosen.
+        logits: ``(..., V)``. Half precision is widened first: summed up in bfloat16, a fifth of an alphabet
+            would never be drawn.
+        uniforms: ``(...)``, each in (0, 1], float32 or float64; 0 is excluded so that no token of
+            probability 0 is chosen.
         temperature: :math:`\tau`. 0 stands for the most probable token, with log-prob 0.
 
     Returns:
-        token ids ``(...)`` and their log-probs ``(...)`` in nats at this temperature.
+        token ids ``(...)`` and their log-probs ``(...)`` in nats at this temperature. Where a logit is not
+        finite, the greedy log-prob is NaN; so is any log-prob on a GPU, which is not asked at each token.
+
+    Raises:
+        ShapeError, DTypeError, OptionError: an argument is not as described.
+        NonFiniteError: a logit is NaN or infinite, or a uniform number is not in (0, 1].
 
     >>> choose(torch.log(torch.tensor([[0.2, 0.3, 0.5]])), torch.tensor([0.4]))
     (tensor([1]), tensor([-1.2040]))
     """
+    logits = widen("logits", logits)
+    check_draw(logits, uniforms, temperature)
     if temperature == 0:
-        tokens = logits.argmax(-1)
-        return tokens, torch.zeros_like(uniforms)
+        best, tokens = logits.max(-1)
+        return tokens, (best - best).to(uniforms)  # 0, or NaN where the best is not finite
     probs = torch.softmax(logits / temperature, -1)
-    cdf = probs.cumsum(-1)
+    cdf = probs.cumsum(-1, dtype=torch.promote_types(probs.dtype, uniforms.dtype))
     # The last sum is 1 only up to rounding, so the uniform number is scaled to it.
-    tokens = torch.searchsorted(cdf, uniforms.unsqueeze(-1) * cdf[..., -1:])
-    return tokens.squeeze(-1), probs.gather(-1, tokens).squeeze(-1).log()
+    tokens = torch.searchsorted(cdf, uniforms.to(cdf.dtype).unsqueeze(-1) * cdf[..., -1:])
+    if not tokens.is_cpu:
+        tokens = tokens.clamp(max=logits.shape[-1] - 1)  # past the end, a GPU would stop the whole process
+    with a_token_of_each_row():
+        return tokens.squeeze(-1), probs.gather(-1, tokens).squeeze(-1).log()
 
 
 def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tensor) -> Tensor:
     """Uniform numbers in (0, 1], ``(rows, tokens)``: all the chance that a rollout needs.
 
-    They are drawn on the CPU, so that a seed means the same numbers on every device.
+    They are drawn on the CPU, so that a seed means the same numbers on every device; in float64 where
+    ``like`` is, else in float32, since half precision has only 256 different ones.
+
+    Raises:
+        OptionError: a count is negative, or no whole number.
     """
-    return (1 - torch.rand(rows, tokens, generator=generator, dtype=like.dtype)).to(like.device)
+    check_whole("rows", rows, 0)
+    check_whole("tokens", tokens, 0)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return (1 - torch.rand(rows, tokens, generator=generator, dtype=dtype)).to(like.device)
 
 
 def completion_mask(ids: Tensor, eos_id: int) -> Tensor:
@@ -110,25 +139,6 @@ def completion_mask(ids: Tensor, eos_id: int) -> Tensor:
     """
     ends = ids == eos_id
     return ends.cumsum(1) - ends.long() == 0
-
-
-def check_fits(
-    model: GPT, prompt_lens: Tensor, group_size: int, max_new_tokens: int, temperature: float
-) -> None:
-    """Raise, before any token is sampled, where the longest prompt leaves too little room."""
-    if group_size < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"group_size={group_size} and max_new_tokens={max_new_tokens} must both be at least 1"
-        )
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature={temperature} must be a finite number, 0 (greedy) or above")
-    longest, block = int(prompt_lens.max()), model.config.block_size
-    if longest + max_new_tokens > block:
-        raise BlockSizeError(
-            f"prompt {int(prompt_lens.argmax())} has {longest} tokens; with max_new_tokens={max_new_tokens} "
-            f"that makes {longest + max_new_tokens}, over block_size={block}. Shorten one of them, "
-            "or build the model with a larger block_size"
-        )
 
 
 @torch.no_grad()
@@ -156,7 +166,7 @@ def generate(
             :meth:`~nanogrpo.tokenizer.CharTokenizer.encode_prompts` gives them.
         group_size: ``G``, completions a prompt.
         max_new_tokens: a completion that has not ended by then is truncated.
-        eos_id: ends a completion, and belongs to it.
+        eos_id: ends a completion, and belongs to it; outside the vocabulary, it ends none.
         pad_id: fills the rows after their end.
         uniforms: ``(B, max_new_tokens)`` from :func:`draw_uniforms`; number ``[i, t]`` chooses
             token ``t`` of row ``i``.
@@ -164,8 +174,14 @@ def generate(
 
     Raises:
         BlockSizeError: a prompt and ``max_new_tokens`` do not fit the model; nothing was sampled.
+        ShapeError, DTypeError, DeviceError, TokenError, OptionError: an argument is not as described, or
+            ``torch.autocast`` is on; nothing was sampled.
+        NonFiniteError: the model's logits are NaN or infinite.
     """
-    check_fits(model, prompt_lens, group_size, max_new_tokens, temperature)
+    check_fits(
+        model, prompt_ids, prompt_lens, uniforms, group_size=group_size, max_new_tokens=max_new_tokens,
+        eos_id=eos_id, pad_id=pad_id, temperature=temperature,
+    )  # fmt: skip
     P, shortest, longest = len(prompt_ids), int(prompt_lens.min()), int(prompt_lens.max())
     B, width = P * group_size, longest + max_new_tokens
     lens = prompt_lens.repeat_interleave(group_size)  # (B,)
@@ -191,15 +207,9 @@ def generate(
         logits = model(tokens[:, column : column + 1], cache)[:, -1]  # (B, V)
 
     at = at[:, : int(sampled.sum(1).max())]  # trim to the longest completion
-    return Rollout(
-        prompt_ids,
-        prompt_lens,
-        tokens.gather(1, at),
-        sampled.gather(1, at),
-        logprobs.gather(1, at),
-        ~ended,
-        group_size,
-    )
+    check_sampled(logprobs)
+    ids, mask, logprobs = (table.gather(1, at) for table in (tokens, sampled, logprobs))
+    return Rollout(prompt_ids, prompt_lens, ids, mask, logprobs, ~ended, group_size)
 
 
 def completion_logits(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, completion_ids: Tensor) -> Tensor:
@@ -217,9 +227,10 @@ def completion_logits(model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, compl
 
     Raises:
         BlockSizeError: prompt and completion do not fit the model.
+        ShapeError, DTypeError, DeviceError, TokenError: an argument is not as described.
     """
+    group_size = group_size_of(model, prompt_ids, prompt_lens, completion_ids)
     B, T = completion_ids.shape
-    group_size = B // len(prompt_ids)
     lens = prompt_lens.repeat_interleave(group_size)  # (B,)
     at = lens.unsqueeze(1) + torch.arange(T, device=lens.device)  # (B, T), where each completion token stands
     rows = prompt_ids.repeat_interleave(group_size, 0)  # (B, Tp)
@@ -238,11 +249,18 @@ def logprobs_of(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor
         ids: ``(B, T)``.
         temperature: the one that the tokens were sampled at. With another, the ratio of new to old policy is
             not 1 before the first step, and the gradient is another policy's.
+
+    Returns:
+        ``(B, T)``, in float32 at least.
+
+    Raises:
+        OptionError: the temperature is not a finite number above 0.
+        ShapeError, DTypeError, TokenError: an argument is not as described.
     """
-    if not 0 < temperature < float("inf"):
-        raise ValueError(
-            f"temperature={temperature} must be above 0; greedy choices have no log-probs to train on"
-        )
+    check_temperature(temperature, low_is_allowed=False)
+    logits = widen("logits", logits)
+    check_shape("ids", ids, logits.shape[:-1], "one for each distribution")
+    check_token_ids("ids", ids, logits.shape[-1] if logits.ndim else 0)
     return torch.log_softmax(logits / temperature, -1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
 

@@ -228,7 +228,8 @@ class Run:
         """
         path = self.folder / CHECKPOINT
         tensors, _ = load_tensors(path)
-        for name, part in {**self.models, "state": self.state}.items():
+        parts: dict[str, Any] = {**self.models, "state": self.state}
+        for name, part in parts.items():
             own = {
                 key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")
             }

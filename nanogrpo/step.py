@@ -9,7 +9,7 @@ Legend: P prompts, G completions a prompt, B = P*G rows, T tokens.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,9 @@ class StepConfig(Options):
     beta: float = option(
         0.0, help="price of a nat of KL to the reference; 0 needs no reference and loads none.", low=0
     )
-    kl_in: Literal["loss", "reward"] = option("loss", help="where it is charged: in the loss, token by token.")
+    kl_in: Literal["loss", "reward"] = option(
+        "loss", help="where it is charged: in the loss, token by token."
+    )
     kl_estimator: Literal["k1", "k2", "k3"] | None = option(
         None,
         help="None for k3 in the loss, and k1 in the reward, where only k1 has the right gradient.",
@@ -72,9 +74,7 @@ class StepConfig(Options):
     use_bias_correction_kl: bool = option(
         False, help="multiply the estimate in the loss with the ratio, see :mod:`nanogrpo.kl`."
     )
-    entropy_coef: float = option(
-        0.0, help="reward for a nat of entropy, from the full logits, in the loss."
-    )
+    entropy_coef: float = option(0.0, help="reward for a nat of entropy, from the full logits, in the loss.")
     std_eps: float = option(
         1e-4, help="added to the standard deviation that advantages are divided by.", low=0
     )
@@ -85,17 +85,17 @@ class StepConfig(Options):
         1.0, help="the gradient is scaled down to this length; 0 or None: never.", low=0
     )
     seed: int = option(0, help="of the prompts, the sampling and the minibatches.", low=0, high=2**63 - 1)
-    max_resamples: ClassVar[int] = 0
+    max_resamples: ClassVar[int] = 0  # of a trainer that has no such option
 
     def check(self) -> None:
         """What options must say of each other."""
         if self.num_mini_batches > self.prompts_per_step:
             raise OptionError(
-                f"num_mini_batches={self.num_mini_batches} is above prompts_per_step={self.prompts_per_step}: "
-                "a minibatch needs at least one prompt"
+                f"num_mini_batches={self.num_mini_batches} is above prompts_per_step="
+                f"{self.prompts_per_step}: a minibatch needs at least one prompt"
             )
         if self.delta is not None and self.surrogate != "clip":
-            raise OptionError(f"delta={self.delta} caps the ratio of surrogate='clip' only; choose that, or None")
+            raise OptionError(f"delta={self.delta} caps the ratio of surrogate='clip' only; choose that")
         if self.delta is not None and self.delta <= 1 + self.clip_high:
             raise OptionError(
                 f"delta={self.delta} must be above 1 + clip_high={1 + self.clip_high}, or the clip has no say"
@@ -131,10 +131,10 @@ class Batch:
     rollout: Rollout
     rewards: Tensor
     parts: dict[str, Tensor]
-    advantages: Tensor | None = None
-    ref_logprobs: Tensor | None = None
-    values: Tensor | None = None
-    returns: Tensor | None = None
+    advantages: Tensor = None  # type: ignore[assignment]  # a trainer fills it in, and the next three
+    ref_logprobs: Tensor = None  # type: ignore[assignment]
+    values: Tensor = None  # type: ignore[assignment]
+    returns: Tensor = None  # type: ignore[assignment]
 
     @property
     def tied(self) -> Tensor:
@@ -240,7 +240,7 @@ def rewards_of(
 
     Raises:
         OptionError: as many weights as functions are needed, and names that differ.
-        RewardError: see :func:`~nanogrpo.tasks.call_reward`.
+        RewardError: see :func:`~nanogrpo.rewards.call_reward`.
     """
     functions = [reward_fn] if callable(reward_fn) else list(reward_fn)
     names = [getattr(function, "__name__", type(function).__name__) for function in functions]
@@ -252,7 +252,7 @@ def rewards_of(
     if len(set(names)) < len(names):
         raise OptionError(f"the reward functions are called {names}; give each a name of its own for the log")
     parts = [call_reward(function, rows, completions).view(len(rows), -1) for function in functions]  # (P, G)
-    total = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    total = sum((weight * part for weight, part in zip(weights, parts, strict=True)), torch.zeros(()))
     return total, dict(zip(names, parts, strict=True)) if len(parts) > 1 else {}
 
 
@@ -262,7 +262,7 @@ def join(rounds: Sequence[Batch], pad_id: int) -> Batch:
         return rounds[0]
     rollouts = [part.rollout for part in rounds]
     filler = {"prompt_ids": pad_id, "completion_ids": pad_id, "completion_mask": False, "logprobs": 0.0}
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for name in (field.name for field in fields(Rollout) if field.name != "group_size"):
         parts = [getattr(rollout, name) for rollout in rollouts]
         if name in filler:
@@ -293,25 +293,23 @@ def describe(batch: Batch, config: StepConfig) -> dict[str, float]:
     return metrics | ({"groups_sampled": len(rewards)} if config.max_resamples else {})
 
 
-def add_reference(
-    batch: Batch, reference: GPT | None, config: StepConfig
-) -> tuple[Batch, dict[str, float]]:
+def add_reference(batch: Batch, reference: GPT | None, config: StepConfig) -> tuple[Batch, dict[str, float]]:
     """The batch with the reference's log-probs, and the KL at the time of sampling, in nats a token (k3).
 
-    Where the loss charges for the KL, the loss measures it as well, and it is not measured here.
+    Where the loss charges for the KL, what the loss measures takes this number's place in the log.
 
     Raises:
         OptionError: there is a price for KL and no reference.
     """
     if reference is None:
         if config.beta:
-            raise OptionError(f"beta={config.beta} needs a reference: a frozen copy of the policy at the start")
+            raise OptionError(
+                f"beta={config.beta} needs a reference: a frozen copy of the policy at the start"
+            )
         return batch, {}
     rollout, mask = batch.rollout, batch.rollout.completion_mask
     ref_logprobs = logprobs_under(reference, rollout, config.temperature)  # (B, T)
     batch = replace(batch, ref_logprobs=ref_logprobs)
-    if config.kl_in_loss:
-        return batch, {}
     return batch, {"kl": (kl_k3(rollout.logprobs, ref_logprobs, mask).sum() / mask.sum()).item()}
 
 
@@ -321,7 +319,7 @@ def update(
     optimizers: Sequence[AdamW],
     config: StepConfig,
     where: str,
-    names: Sequence[str] = ("loss",),
+    names: Sequence[str] = (),
 ) -> dict[str, float]:
     """One update on one batch: the gradient of its loss, clipped, and a step of each optimizer.
 
@@ -336,7 +334,7 @@ def update(
         optimizers: whose parameters move. ``grad_norm`` is that of the first.
         config: the options.
         where: the step, for messages.
-        names: of the metrics; 0 where nothing had to be computed.
+        names: of the metrics that are 0 where nothing has to be computed.
 
     Raises:
         NonFiniteError: a gradient or an update is not finite; the weights are as they were.
@@ -352,7 +350,7 @@ def update(
         loss, metrics = compute_loss(batch.pick(prompts), denominators)
         loss.backward()
         for name, value in metrics.items():
-            sums[name] += value.item()
+            sums[name] = sums.get(name, 0.0) + value.item()
     norms = [clip_grad_norm(optimizer.params, config.max_grad_norm, where) for optimizer in optimizers]
     for optimizer in optimizers:  # also where no group has a signal: Adam moves on with what it remembers
         optimizer.step(where)
@@ -361,7 +359,7 @@ def update(
 
 def update_all(
     model: GPT, batch: Batch, compute_loss: Loss, optimizers: Sequence[AdamW], config: StepConfig,
-    epochs: int, step: int, names: Sequence[str] = ("loss",),
+    epochs: int, step: int, names: Sequence[str] = (),
 ) -> dict[str, float]:  # fmt: skip
     """All updates of a step: ``epochs`` times through its batch, in minibatches; the means of their metrics.
 

@@ -95,12 +95,12 @@ class Addition(Options, Task):
         return 10 ** (2 * self.digits)
 
     @property
-    def tokenizer(self) -> CharTokenizer:
+    def tokenizer(self) -> CharTokenizer:  # type: ignore[override]
         """Digits, plus and equals."""
         return CharTokenizer("0123456789+=")
 
     @property
-    def max_new_tokens(self) -> int:
+    def max_new_tokens(self) -> int:  # type: ignore[override]
         """Tokens of the longest right answer, the end of the sequence included."""
         return self.digits + 2
 
@@ -133,7 +133,7 @@ class Lines(Task):
     sft_options = {"learning_rate": 5e-4, "batch_size": 64, "max_steps": 50, "seed": 0}
 
     @property
-    def tokenizer(self) -> CharTokenizer:
+    def tokenizer(self) -> CharTokenizer:  # type: ignore[override]
         """The characters of the corpus."""
         return alphabet(load_corpus())
 

@@ -1,36 +1,73 @@
-"""Settings that every test shares, and the browser."""
+"""Settings that every test shares, what a machine may lack, and the browser."""
 
-import os
-import shutil
+import collections
+import sys
 from pathlib import Path
 
+import patience
 import pytest
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "book" / "_ext"))
+
+from corpus import missing, use_copy_beside  # noqa: E402
+from find_browser import find_browser  # noqa: E402
+
+from nanogrpo.data import load_corpus  # noqa: E402
 
 # Derandomized: the same examples on every run, so a failure is the code's and not the draw's.
 settings.register_profile("nanogrpo", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("nanogrpo")
 
-# A copy of tiny Shakespeare beside the repository spares the chapters that are run here the download.
-LOCAL_DATA = Path(__file__).parents[2] / "shared" / "data"
-if LOCAL_DATA.exists():
-    os.environ.setdefault("NANOGRPO_DATA", str(LOCAL_DATA))
+use_copy_beside()
+
+collect_ignore = ["conftest.py"]  # as a module with doctests it would stand in the way of book/conftest.py
 
 
-def find_browser() -> str | None:
-    names = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
-    return os.environ.get("CHROMIUM") or next((p for p in map(shutil.which, names) if p), None)
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would begin with the files of many tests
+
+
+def pytest_collection_modifyitems(items):
+    """The file that takes longest begins first; it has few tests."""
+    items.sort(key=lambda item: item.path.name != "test_clean_shell.py")
+
+
+@pytest.fixture(scope="session")
+def corpus():
+    """The text of tiny Shakespeare, or a skip that says how to get it."""
+    if reason := missing():
+        pytest.skip(reason)
+    return load_corpus()
 
 
 @pytest.fixture(scope="session")
 def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="package: playwright is not installed")
     path = find_browser()
     if path is None:
-        pytest.skip("no Chromium here: install it (Debian: apt install chromium) or set CHROMIUM to its path")
-    from playwright.sync_api import sync_playwright
-
+        pytest.skip("browser: no Chromium or Chrome is here; `make browser` brings one")
     quiet = ["background-networking", "component-update", "sync", "quic", "gpu"]
     options = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in quiet)]
-    with sync_playwright() as playwright:
+    with sync_api.sync_playwright() as playwright:
         with playwright.chromium.launch(executable_path=path, args=options) as browser:
+            make = browser.new_context
+            browser.new_context = lambda **options: patient(make(**options))
             yield browser
+
+
+def pytest_unconfigure(config):
+    """Say last, after pytest's own last line, what this machine did not check, and why."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or config.option.collectonly:  # a worker of xdist prints nothing
+        return
+    reasons = collections.Counter(report.longrepr[2] for report in reporter.stats.get("skipped", []))
+    reporter.write_line(f"Not checked here: {sum(reasons.values())} skipped")
+    for reason, count in reasons.most_common():
+        reporter.write_line(f"{count:>6}  {' '.join(reason.removeprefix('Skipped: ').split())}")
+
+
+def patient(context):
+    """A page's waits end when what they wait for has come, on however busy a machine."""
+    context.set_default_timeout(patience.MILLISECONDS)
+    return context

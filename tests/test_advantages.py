@@ -1,4 +1,4 @@
-"""Advantages and GAE. Names carry the number of the identity (2A) that they prove."""
+"""Advantages and GAE. Names carry the number that an identity has in book/identities.md."""
 
 import math
 

@@ -1,7 +1,9 @@
 """The benchmark's report: its table and figure come from the log, and its floor from the arithmetic."""
 
+import ast
 import copy
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -95,3 +97,26 @@ def test_the_committed_table_and_figure_are_those_of_the_committed_log(report, t
         assert (BENCH / name).read_bytes() == (tmp_path / name).read_bytes(), (
             "run book/studies/bench/report.py"
         )
+
+
+def test_the_environment_of_the_benchmark_has_all_that_the_benchmark_imports():
+    """The two scripts that run there import themselves, the standard library, and what is installed there."""
+    imported = set()
+    for script in ("bench.py", "contestants.py"):
+        for node in ast.walk(ast.parse((BENCH / script).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.split(".")[0])
+    lines = (BENCH / "requirements.txt").read_text().splitlines()
+    installed = {re.match(r"[\w-]*", line).group() for line in lines if line[0] not in "#-"}
+    installed |= {"torch", "nanogrpo", "tokenizers", "contestants"}  # tokenizers is a part of transformers
+    assert {"torch", "trl", "transformers"} <= imported, "the imports were not found"
+    assert imported - installed <= sys.stdlib_module_names, "report.py draws in the book's environment"
+
+
+def test_what_was_measured_is_saved_before_anything_is_drawn():
+    recipe = (BENCH.parents[2] / "Makefile").read_text(encoding="utf-8").split("\nbench:")[1].split("\n\n")[0]
+    measure, draw = recipe.splitlines()[1:]
+    assert ".venv-bench/bin/python" in measure and "bench.py" in measure
+    assert "$(BIN)/python" in draw and "report.py" in draw

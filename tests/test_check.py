@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,12 +11,14 @@ from labs.solutions import solutions
 
 from nanogrpo import advantages, kl, losses, rollout
 from nanogrpo.advantages import group_advantages
-from nanogrpo.losses import clipped_surrogate, grpo_loss, value_loss
+from nanogrpo.losses import clipped_surrogate, value_loss
 from nanogrpo.rollout import choose, completion_mask, logprobs_of
 from nanogrpo.teach import check, museum
 from nanogrpo.teach.check import CheckFailed
-from nanogrpo.teach.verdict import Draw, compare
+from nanogrpo.teach.checks.compare import compare
+from nanogrpo.teach.checks.draw import Draw
 
+grpo_loss = partial(losses.grpo_loss, aggregation="sequence_mean")  # of the paper, which the labs ask for
 CHECKS = [name for name in check.__all__ if name.startswith("check_")]
 
 
@@ -28,9 +31,18 @@ def loop_token_logprobs(model, prompts, lens, ids):
     for i, row in enumerate(ids):
         p = i // (len(ids) // len(prompts))
         text = [*prompts[p, : lens[p]].tolist(), *row.tolist()]
-        logprobs = torch.log_softmax(model(torch.tensor([text]))[0], -1).detach()
-        rows.append([logprobs[int(lens[p]) + t - 1, row[t]] for t in range(len(row))])
-    return torch.tensor(rows)
+        logprobs = torch.log_softmax(model(torch.tensor([text]))[0], -1)
+        rows.append(torch.stack([logprobs[int(lens[p]) + t - 1, row[t]] for t in range(len(row))]))
+    return torch.stack(rows)
+
+
+def loop_choose(logits, uniforms, temperature):
+    tokens = []
+    for row, u in zip(torch.softmax(logits / temperature, -1).tolist(), uniforms.tolist(), strict=True):
+        sums = [sum(row[: j + 1]) for j in range(len(row) - 1)]
+        tokens.append(sum(total < u for total in sums))
+    tokens = torch.tensor(tokens)
+    return tokens, logprobs_of(logits, tokens, temperature)
 
 
 def multinomial(logits, uniforms, temperature):
@@ -109,7 +121,7 @@ def loop_grpo(logprobs, old, ref, A, mask, beta=0.0):
         tokens = []
         for t in range(logprobs.shape[1]):
             if mask[i, t]:
-                r, d = (logprobs[i, t] - old[i, t]).exp(), ref[i, t] - logprobs[i, t]
+                r, d = (logprobs[i, t] - old[i, t]).exp(), ref[i, t].detach() - logprobs[i, t]
                 tokens.append(-torch.min(r * A[i], r.clamp(0.8, 1.2) * A[i]) + beta * (d.exp() - 1 - d))
         total = total + sum(tokens) / len(tokens)
     return total / len(A)
@@ -142,12 +154,13 @@ RIGHT = [
         "check_logprobs_of",
         lambda x, ids, T: ((x / T).gather(2, ids[..., None]) - (x / T).logsumexp(2, True))[..., 0],
     ),
-    ("check_choose", multinomial),
+    ("check_choose", loop_choose),
     ("check_completion_mask", loop_mask),
     ("check_completion_mask", lambda ids, eos: F.pad((ids == eos).long().cumsum(1)[:, :-1], (1, 0)) == 0),
     ("check_group_advantages", loop_group),
     ("check_group_advantages", lambda r: ((r.T - r.mean(1)) / (r.var(1, correction=0).sqrt() + 1e-4)).T),
-    ("check_tied_groups", lambda r: (r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-4)),
+    ("check_tied_groups", lambda r: group_advantages(r.double())),
+    ("check_small_spread", lambda r: (r - r.mean(1, True)) / (r.var(1, False, keepdim=True).sqrt() + 1e-4)),
     ("check_leave_one_out", loop_loo),
     ("check_leave_one_out", lambda r: (r - r.mean(1, keepdim=True)) * r.shape[1] / (r.shape[1] - 1)),
     ("check_gae", double_sum_gae),
@@ -206,12 +219,15 @@ WRONG = [
     ("check_token_logprobs", lambda *a: pick(rollout.completion_logits(*a), a[3]), "raw logits"),
     (
         "check_token_logprobs",
-        lambda m, p, n, ids: loop_token_logprobs(m, p.repeat(2, 1), n.repeat(2), ids),
+        lambda m, p, n, ids: loop_token_logprobs(
+            m, p.repeat(len(ids) // len(p), 1), n.repeat(len(ids) // len(n)), ids
+        ),
         r"row i answers prompt i // G",
     ),
     ("check_logprobs_of", lambda x, ids, T: logprobs_of(x, ids) / T, "divide the logits, before log_softmax"),
     ("check_logprobs_of", lambda x, ids, T: logprobs_of(x, ids, 1 / T), "multiply the logits"),
     ("check_logprobs_of", lambda x, ids, T: logprobs_of(x, ids, T).exp(), "probabilities"),
+    ("check_choose", multinomial, "do not follow from uniforms"),
     ("check_choose", lambda x, u, T: choose(x, u, 1.0), "sample at temperature 1"),
     ("check_choose", lambda x, u, T: choose(x, u, 1 / T), "multiply the logits"),
     ("check_choose", lambda x, u, T: (x.argmax(1), torch.zeros(len(x))), "most probable"),
@@ -301,7 +317,7 @@ WRONG = [
     ("check_kl_penalty", lambda *a, beta: grpo_loss(*a)[0], "Beta adds nothing"),
     ("check_kl_penalty", lambda p, o, q, A, m, beta: loop_grpo(p, o, 2 * p - q, A, m, beta), "reversed"),
     ("check_grpo_loss", lambda *a: -grpo_loss(*a)[0], "sign is reversed"),
-    ("check_grpo_loss", lambda *a: grpo_loss(*a, aggregation="token_mean")[0], "all .* tokens"),
+    ("check_grpo_loss", lambda *a: losses.grpo_loss(*a)[0], "all .* tokens"),
     ("check_grpo_loss", lambda *a: grpo_loss(*a, clip_low=9.0, clip_high=9.0)[0], "Nothing is clipped"),
     ("check_grpo_loss", lambda *a: grpo_loss(a[0].detach(), *a[1:])[0], "no gradient"),
     ("check_value_loss", lambda v, r, m, o, c: 2 * value_loss(v, r, m, o, c), "half is missing"),
@@ -345,7 +361,7 @@ def test_what_is_not_written_yet_fails_and_says_so(name):
 
 # A check of a step that only the labs have bears the name of that step.
 LABS = {f"check_{step}": function for step, function in solutions().items()}
-SUBJECTS = {**LABS, **museum.implementations(), "check_grpo_loss": losses.grpo_loss}
+SUBJECTS = {**LABS, **museum.implementations(), "check_grpo_loss": grpo_loss}
 
 
 # These look for one property and not for numbers; another check compares the numbers of the same function.

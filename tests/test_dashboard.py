@@ -4,15 +4,24 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import patience
 import pytest
 import torch
 
-pytest.importorskip("ipywidgets")
+pytest.importorskip("ipywidgets", reason="package: ipywidgets is not installed")
 import matplotlib
 
 matplotlib.use("Agg")
 
 from nanogrpo import grpo  # noqa: E402
+from nanogrpo.errors import (  # noqa: E402
+    LogError,
+    LoopError,
+    NanoGRPOError,
+    NonFiniteError,
+    OptionError,
+    RewardError,
+)
 from nanogrpo.model import GPT, GPTConfig  # noqa: E402
 from nanogrpo.show.dashboard import VIEW, Dashboard  # noqa: E402
 from nanogrpo.tasks import Addition  # noqa: E402
@@ -38,7 +47,7 @@ def board(model=None, config=CONFIG, reward_fn=any_digit):
 def in_a_loop_of_its_own(drive):
     """What `drive()` returns, from a thread of its own: the browser tests leave a loop running in this."""
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, asyncio.wait_for(drive(), 60)).result()
+        return thread.submit(asyncio.run, asyncio.wait_for(drive(), patience.SECONDS)).result()
 
 
 def weights(model):
@@ -183,3 +192,111 @@ def test_it_is_shown_as_controls_and_stored_as_a_picture_that_says_what_it_is(mo
 
     monkeypatch.setitem(sys.modules, "google.colab", object())
     assert set(dashboard._repr_mimebundle_()) == {"text/plain", VIEW}
+
+
+# --- options that a slider cannot take, and errors after which a run goes on
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-6, 3.7e-6, 1e-5, 3e-4, 0.01, 0.05, 1.0, 7.0])
+def test_every_learning_rate_is_the_one_that_was_given(rate):
+    """1e-6 became 1e-5 and 0.05 became 0.01, the ends of the slider."""
+    one, two = policy(), policy()
+    config = replace(CONFIG, learning_rate=rate, max_steps=2)
+    list(grpo.train(one, TASK.tokenizer, TASK.split()[0], any_digit, config))
+    dashboard = board(two, config)
+    assert dashboard.learning_rate.value == rate
+    dashboard.run(2)
+    assert dashboard.columns["learning_rate"] == [rate] * 2
+    assert torch.equal(weights(one), weights(two))
+    assert f"{rate:.1e}" in dashboard.still()
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.001, 0.04, 1.0, 7.5])
+def test_every_beta_is_the_one_that_was_given(beta):
+    dashboard = board(config=replace(CONFIG, beta=beta, max_steps=1))
+    dashboard.run(1)
+    assert dashboard.columns["beta"] == [beta] and dashboard.config.beta == beta
+    assert f"beta {beta:g}" in dashboard.still() or f"beta {beta:.2f}" in dashboard.still()
+
+
+@pytest.mark.parametrize(
+    "options", [{"learning_rate": 0.0}, {"learning_rate": -1e-4}, {"beta": -0.1}, {"beta": float("nan")}]
+)
+def test_what_no_slider_can_hold_is_refused(options):
+    with pytest.raises(OptionError, match=next(iter(options))):
+        board(config=replace(CONFIG, **options))
+
+
+@pytest.mark.parametrize(
+    ("slider", "value"),
+    [("learning_rate", 1e-6), ("learning_rate", 0.05), ("learning_rate", 0.0), ("learning_rate", -1.0),
+     ("learning_rate", float("nan")), ("learning_rate", float("inf")), ("beta", -0.1), ("beta", 1.5),
+     ("beta", float("nan"))],
+)  # fmt: skip
+def test_a_slider_that_is_set_outside_its_range_refuses_and_stays_where_it_was(slider, value):
+    dashboard = board()
+    before = getattr(dashboard, slider).value
+    with pytest.raises(OptionError, match="outside the slider"):
+        getattr(dashboard, slider).value = value
+    assert getattr(dashboard, slider).value == before
+
+
+@pytest.mark.parametrize("steps", [-1, 1.5, None, "2", True])
+def test_steps_that_are_none(steps):
+    with pytest.raises(OptionError, match="steps="):
+        board().run(steps)
+
+
+@pytest.mark.parametrize("metrics", ["reward", (), None, [3]])
+def test_metrics_that_are_none(metrics):
+    with pytest.raises(OptionError, match="metrics="):
+        Dashboard(policy(), TASK.tokenizer, TASK.split()[0], any_digit, CONFIG, metrics)
+
+
+def test_a_metric_that_the_run_lacks_is_named_in_either_way():
+    def with_metric():
+        return Dashboard(policy(), TASK.tokenizer, TASK.split()[0], any_digit, CONFIG, ("reward", "none"))
+
+    with pytest.raises(LogError, match="no metric 'none'; it has step, "):
+        with_metric().run(2)
+    dashboard = with_metric()
+
+    async def drive():
+        dashboard.start()
+        await dashboard._task
+
+    in_a_loop_of_its_own(drive)
+    assert "no metric 'none'" in dashboard.message and not dashboard.running
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RewardError("no reward"), NonFiniteError("nan"), ZeroDivisionError("by me"), KeyboardInterrupt()],
+)
+def test_after_an_error_the_run_goes_on_where_it_was(error):
+    """It raised StopIteration for ever."""
+    broken = {"now": False}
+
+    def reward(prompts, completions, **columns):
+        if broken["now"]:
+            raise error
+        return any_digit(prompts, completions)
+
+    dashboard = board(reward_fn=reward)
+    dashboard.run(2)
+    broken["now"] = True
+    for _ in range(2):
+        if isinstance(error, KeyboardInterrupt):
+            dashboard.run(2)
+            assert "Stopped, step 2 of 6" in dashboard.message
+        else:
+            with pytest.raises(NanoGRPOError):
+                dashboard.run(2)
+    broken["now"] = False
+    dashboard.run(100)
+    assert dashboard.finished and dashboard.columns["step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_no_event_loop_is_an_error_of_the_package():
+    with ThreadPoolExecutor(1) as thread, pytest.raises(LoopError, match="use run"):
+        thread.submit(board().start).result()

@@ -85,6 +85,23 @@ def test_this_environment_is_the_tested_one():
     assert not wrong
 
 
+def test_every_pin_takes_the_oldest_python_that_the_book_promises():
+    """Debian 12 has 3.11.2, and some packages ask for a later patch."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    from packaging.specifiers import SpecifierSet
+
+    wrong = {}
+    for package in PINS:
+        try:
+            asks = metadata(package)["Requires-Python"]
+        except PackageNotFoundError:
+            continue
+        if asks and not SpecifierSet(asks).contains("3.11.0"):
+            wrong[package] = asks
+    assert not wrong
+
+
 def test_conda_and_make_install_the_same():
     conda = yaml.safe_load(text_of(ROOT / "environment.yml"))["dependencies"]
     pip = next(entry["pip"] for entry in conda if isinstance(entry, dict))

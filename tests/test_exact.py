@@ -46,8 +46,9 @@ def graded(scope):
     return torch.randn(len(scope.ids), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-def estimator(advantages, **options):
+def estimator(advantages, aggregation="sequence_mean", **options):
     """The GRPO loss of the package with these advantages."""
+    options["aggregation"] = aggregation
 
     def loss(s):
         options["denominators"] = Denominators.of(s.mask, T)
@@ -172,7 +173,7 @@ def test_moments_agree_with_a_loop_over_all_ordered_groups(scope, rewards):
     close(found.variance, square - mean @ mean, "not the variance of the gradient")
 
 
-# 2B: what each estimator ascends
+# 2B of book/identities.md: what each estimator ascends
 
 
 @pytest.mark.parametrize("rewards", [binary, graded])
@@ -337,7 +338,7 @@ def test_dividing_by_the_batch_std_hardly_turns_the_gradient():
     assert 1e-9 < turn < 1e-4, f"1 - cosine is {turn:.1e}"
 
 
-# 2D: KL over whole completions
+# 2D of book/identities.md: KL over whole completions
 
 
 def kl_only(name, **options):
@@ -481,7 +482,7 @@ def test_ppo_s_penalized_reward_descends_the_kl_of_completions(scope):
     close(found, -expected, "E[g] is not grad (J - beta KL(policy || reference)); is k1's sign reversed?")
 
 
-# 2E: the sampler, and Monte Carlo
+# 2E of book/identities.md: the sampler, and Monte Carlo
 
 
 def rows_of(rollout):
@@ -492,7 +493,7 @@ def rows_of(rollout):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_2E_39_the_sampler_draws_each_completion_as_often_as_its_probability_says(temperature):
     """Chi-square over all 15 completions: a sound sampler fails at one seed in 10,000; ours is fixed."""
-    stats = pytest.importorskip("scipy.stats")
+    stats = pytest.importorskip("scipy.stats", reason="package: scipy is not installed")
     model, n = tiny(), 20_000
     uniforms = draw_uniforms(n, T, torch.Generator().manual_seed(0), model.head.weight)
     rollout = generate(

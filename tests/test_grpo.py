@@ -3,11 +3,12 @@
 import copy
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from nanogrpo import grpo
+from nanogrpo import grpo, step
 from nanogrpo.errors import (
     BlockSizeError,
     EmptyPromptError,
@@ -16,13 +17,13 @@ from nanogrpo.errors import (
     RewardError,
     UnknownCharacterError,
 )
-from nanogrpo.experience import Groups, sample
-from nanogrpo.grpo import GRPOConfig, compare, improve, train
+from nanogrpo.grpo import GRPOConfig, compute_advantages, compute_loss, train
 from nanogrpo.losses import Denominators, grpo_loss
 from nanogrpo.metrics import logged, read_csv
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.optim import AdamW
 from nanogrpo.rollout import Rollout, token_logprobs
+from nanogrpo.step import Batch, add_reference, sample, update
 from nanogrpo.tokenizer import CharTokenizer
 
 TOKENIZER = CharTokenizer("ab")
@@ -47,6 +48,13 @@ def run(model=None, reward=count_b, config=CONFIG, rows=ROWS, **options):
 def rollout_of(model, config=CONFIG, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return sample(model, TOKENIZER, [row["prompt"] for row in ROWS], config, generator)
+
+
+def gradient_step(model, rollout, advantages, config):
+    """One update that moves nothing, but leaves its gradient; its metrics."""
+    batch = Batch(rollout, torch.zeros_like(advantages), {}, advantages.flatten())
+    loss = partial(compute_loss, model, config)
+    return update(batch, loss, [AdamW(model.parameters(), 0.0)], config, "a test", ["loss"])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -83,7 +91,7 @@ def test_metrics_are_those_of_the_samples():
 def test_on_policy_the_loss_is_zero_and_the_gradient_is_not():
     config = GRPOConfig(max_new_tokens=4, group_size=4, prompts_per_step=4, aggregation="sequence_mean")
     row = next(train(policy(), TOKENIZER, ROWS, count_b, config))
-    assert abs(row["loss"]) < 1e-6 and row["grad_norm"] > 1e-3, "2C 21: the loss is no measure of progress"
+    assert abs(row["loss"]) < 1e-6 and row["grad_norm"] > 1e-3, "2C_21: the loss is no measure of progress"
     assert row["clip_ratio/region_mean"] == 0, (
         "the ratio is not 1 on the first update: another temperature, or a second pass?"
     )
@@ -91,12 +99,12 @@ def test_on_policy_the_loss_is_zero_and_the_gradient_is_not():
 
 @pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean", "constant", "sequence_sum"])
 def test_leaving_out_groups_without_signal_changes_no_gradient(aggregation):
-    config = GRPOConfig(max_new_tokens=4, group_size=4, aggregation=aggregation, max_grad_norm=math.inf)
+    config = GRPOConfig(max_new_tokens=4, group_size=4, aggregation=aggregation, max_grad_norm=None)
     model = policy(dtype=torch.float64)
     rollout = rollout_of(model, config)
     advantages = torch.randn(4, 4, dtype=torch.float64)
     advantages[1] = 0
-    improve(model, None, AdamW(model.parameters(), 0.0), rollout, advantages, config, "")
+    gradient_step(model, rollout, advantages, config)
     batch = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
     loss, _ = grpo_loss(
         token_logprobs(model, *batch), rollout.logprobs, None, advantages.flatten(), rollout.completion_mask,
@@ -154,8 +162,8 @@ def test_the_default_reference_is_a_frozen_copy_of_the_start():
 
 
 def test_without_a_penalty_no_reference_is_copied_and_one_pass_serves_a_step(monkeypatch):
-    passes, real = [], grpo.completion_logits
-    monkeypatch.setattr(grpo, "completion_logits", lambda *a: passes.append(a[0]) or real(*a))
+    passes, real = [], grpo.completion_hidden
+    monkeypatch.setattr(grpo, "completion_hidden", lambda *a: passes.append(a[0]) or real(*a))
     monkeypatch.setattr(grpo.copy, "deepcopy", lambda *_: pytest.fail("beta=0 needs no reference in memory"))
     model = policy()
     run(model)
@@ -196,31 +204,34 @@ def by_hand(**options):
     ids, truncated = torch.full((4, 3), 2), torch.tensor([False, True, False, True])
     rollout = Rollout(torch.full((2, 1), 2), torch.tensor([1, 1]), ids, mask, logprobs, truncated, 2)
     config = GRPOConfig(3, group_size=2, **({"scale_rewards": "none"} | options))
-    return Groups(rollout, torch.tensor([[1.0, 0.0], [1.0, 1.0]]), {}), config
+    return Batch(rollout, torch.tensor([[1.0, 0.0], [1.0, 1.0]]), {}), config
 
 
-def test_overlong_shaping_fines_length_before_the_groups_are_compared():
-    groups, config = by_hand(overlong_buffer=2)  # fines 0, -1 and -0.5, -1
-    advantages, metrics = compare(groups, None, config)
-    assert advantages.tolist() == [[1.0, -1.0], [0.25, -0.25]], "rewards 1, -1 and 0.5, 0"
+def test_overlong_shaping_charges_for_length_before_the_groups_are_compared():
+    batch, config = by_hand(overlong_buffer=2)  # penalties 0, -1 and -0.5, -1
+    batch, metrics = compute_advantages(batch, config)
+    assert batch.advantages.tolist() == [1.0, -1.0, 0.25, -0.25], "rewards 1, -1 and 0.5, 0"
     assert metrics == {"advantage_abs_mean": 0.625}
-    assert groups.rewards.tolist() == [[1.0, 0.0], [1.0, 1.0]], (
-        "the log must show the rewards without the fine"
+    assert batch.rewards.tolist() == [[1.0, 0.0], [1.0, 1.0]], (
+        "the log must show the rewards without the penalty"
     )
 
 
 def test_the_kl_in_the_reward_is_a_sum_over_tokens_and_its_group_mean_cancels(monkeypatch):
-    groups, config = by_hand(beta=0.5, kl_in="reward")
+    plain, config = by_hand(beta=0.5, kl_in="reward")
     ref = torch.where(
-        groups.rollout.completion_mask, torch.tensor(-1.5), 9.0
+        plain.rollout.completion_mask, torch.tensor(-1.5), 9.0
     )  # k1 = 0.5 a token, 9 is padding
-    monkeypatch.setattr(grpo, "logprobs_under", lambda *_: ref)
-    advantages, metrics = compare(groups, policy(), config)
+    monkeypatch.setattr(step, "logprobs_under", lambda *_: ref)
+    batch, metrics = add_reference(plain, policy(), config)
+    batch, _ = compute_advantages(batch, config)
     # Penalties 0.25, 0.75 and 0.5, 0.75; rewards 0.75, -0.75 and 0.5, 0.25; then less the group's mean.
-    torch.testing.assert_close(advantages, torch.tensor([[0.75, -0.75], [0.125, -0.125]]))
+    torch.testing.assert_close(batch.advantages, torch.tensor([0.75, -0.75, 0.125, -0.125]))
     assert metrics["kl"] == pytest.approx(math.exp(-0.5) - 0.5), "k3 is logged, k1 is charged"
-    k2, metrics = compare(groups, policy(), replace(config, kl_estimator="k2"))
-    torch.testing.assert_close(k2, torch.tensor([[0.5625, -0.5625], [0.03125, -0.03125]]))
+    config = replace(config, kl_estimator="k2")
+    batch, metrics = add_reference(plain, policy(), config)
+    k2 = compute_advantages(batch, config)[0].advantages
+    torch.testing.assert_close(k2, torch.tensor([0.5625, -0.5625, 0.03125, -0.03125]))
     assert metrics["kl"] == pytest.approx(math.exp(-0.5) - 0.5)
 
 
@@ -230,8 +241,8 @@ def test_which_estimator_is_used_where_none_is_named():
 
 
 def test_with_the_kl_in_the_reward_the_policy_stays_near_the_reference_and_no_pass_is_added(monkeypatch):
-    passes, real = [], grpo.completion_logits
-    monkeypatch.setattr(grpo, "completion_logits", lambda *a: passes.append(a[0]) or real(*a))
+    passes, real = [], grpo.completion_hidden
+    monkeypatch.setattr(grpo, "completion_hidden", lambda *a: passes.append(a[0]) or real(*a))
     options = {"group_size": 8, "prompts_per_step": 4, "learning_rate": 1e-2, "max_steps": 40}
     free = run(policy(), config=GRPOConfig(4, **options), reference=policy())
     assert len(passes) <= 40, "measuring the KL must not add passes of the loss"
@@ -251,7 +262,7 @@ def test_a_reference_without_beta_only_measures():
 
 def gradient_of(config, rollout, advantages, seed=0):
     model = policy(seed, torch.float64)
-    metrics = improve(model, None, AdamW(model.parameters(), 0.0), rollout, advantages, config, "")
+    metrics = gradient_step(model, rollout, advantages, config)
     return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten()
                       for p in model.parameters()]), metrics  # fmt: skip
 
@@ -261,21 +272,19 @@ def test_truncated_completions_leave_the_loss_and_its_denominators_but_not_the_b
     aggregation, monkeypatch
 ):
     """What reaches the update is a rollout in which truncated rows have no token."""
-    seen = []
-    monkeypatch.setattr(
-        grpo, "improve", lambda m, r, o, rollout, a, *_: seen.append((rollout, a)) or {"loss": 0.0}
-    )
+    seen, real = [], step.update
+    monkeypatch.setattr(step, "update", lambda batch, *a: seen.append(batch) or real(batch, *a))
     config = GRPOConfig(
         2, group_size=8, prompts_per_step=4, max_steps=1, mask_truncated_completions=True,
         aggregation=aggregation, max_grad_norm=1e9,
     )  # fmt: skip
     run(policy(dtype=torch.float64), config=config)
-    [(rollout, advantages)] = seen
-    assert 0 < rollout.truncated.sum() < 32 and advantages.flatten()[rollout.truncated].ne(0).any()
+    [batch] = seen
+    rollout, advantages = batch.rollout, batch.advantages
+    assert 0 < rollout.truncated.sum() < 32 and advantages[rollout.truncated].ne(0).any()
     assert (rollout.lengths.eq(0) == rollout.truncated).all()
-    monkeypatch.undo()
-    found, _ = gradient_of(config, rollout, advantages)
-    other, _ = gradient_of(config, rollout, torch.where(rollout.truncated.view(4, 8), 77.0, advantages))
+    found, _ = gradient_of(config, rollout, advantages.view(4, 8))
+    other, _ = gradient_of(config, rollout, torch.where(rollout.truncated, 77.0, advantages).view(4, 8))
     assert found.norm() > 0 and torch.equal(found, other), "the advantage of a truncated completion was used"
 
 
@@ -294,25 +303,15 @@ def test_where_all_completions_are_truncated_and_masked_nothing_moves():
     assert [row["grad_norm"] for row in metrics] == [0, 0, 0]
 
 
-def test_minibatches_are_that_many_updates_on_the_old_samples():
+def test_minibatches_are_that_many_updates_on_the_old_samples(monkeypatch):
     config = replace(CONFIG, num_iterations=3, num_mini_batches=2, max_steps=1, learning_rate=3e-2)
-    model = policy()
-    optimizer_steps, tokens = [], []
+    model, seen, real = policy(), [], step.update
     state = grpo.TrainState.start(model.parameters(), config.learning_rate, 0)
-    real = grpo.improve
-
-    def counted(*arguments):
-        optimizer_steps.append(len(arguments[4]))
-        tokens.append(int(arguments[3].completion_mask.sum()))
-        return real(*arguments)
-
-    grpo.improve, [row] = counted, [None]
-    try:
-        [row] = run(model, config=config, state=state)
-    finally:
-        grpo.improve = real
-    assert optimizer_steps == [2] * 6 and state.optimizer.steps == 6
-    assert sum(tokens) == 3 * row["num_tokens"], "each epoch goes once through all samples"
+    monkeypatch.setattr(step, "update", lambda batch, *a: seen.append(batch) or real(batch, *a))
+    [row] = run(model, config=config, state=state)
+    assert [len(batch.rewards) for batch in seen] == [2] * 6 and state.optimizer.steps == 6
+    tokens = sum(int(batch.rollout.completion_mask.sum()) for batch in seen)
+    assert tokens == 3 * row["num_tokens"], "each epoch goes once through all samples"
     assert row["clip_ratio/region_mean"] > 0
 
 
@@ -357,11 +356,11 @@ def test_a_trained_model_or_several_functions_may_be_the_reward():
     assert rows[0]["rewards/count_b/mean"] == plain[0]["reward"] and rows[0]["rewards/Scorer/mean"] > 0
 
 
-@pytest.mark.parametrize("advantage", ["none", "batch"])
-def test_a_scale_that_does_not_go_with_the_baseline_is_refused(advantage):
+@pytest.mark.parametrize("baseline", ["none", "batch"])
+def test_a_scale_that_does_not_go_with_the_baseline_is_refused(baseline):
     with pytest.raises(OptionError, match="choose scale_rewards='batch' or 'none'"):
-        GRPOConfig(4, advantage=advantage)
-    assert GRPOConfig(4, advantage=advantage, scale_rewards="none")
+        GRPOConfig(4, baseline=baseline)
+    assert GRPOConfig(4, baseline=baseline, scale_rewards="none")
 
 
 @pytest.mark.parametrize(

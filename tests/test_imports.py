@@ -12,8 +12,9 @@ WINGS = ("nanogrpo.teach", "nanogrpo.show")
 # The flow, in layers: a module may import from earlier layers only.
 LAYERS = [
     {"errors"},
-    {"options", "lock"},
+    {"options", "precision", "lock"},
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
+    {"inputs"},
     {"losses", "rewards", "plays", "rollout", "checkpoint", "data", "state"},
     {"packed", "reward_model", "tasks"},
     {"evaluate", "sft", "pretrain", "hub", "microbatches"},

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
+import patience
 import pytest
 from widgetcheck import WIDE, numbers
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """The address of a JupyterLab on a folder that holds the first cells of the explorers."""
-    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install jupyterlab")
+    pytest.importorskip("jupyterlab", reason="package: JupyterLab is not installed; pip install jupyterlab")
     folder = tmp_path_factory.mktemp("lab")
     chapter = nbformat.read(ROOT / "book" / "explorers.ipynb", as_version=4)
     chapter.cells = [cell for cell in chapter.cells if re.search("@title|^DifficultyExplorer", cell.source)]
@@ -51,9 +52,9 @@ def lab(tmp_path_factory):
     server = subprocess.Popen(command, cwd=ROOT, env=os.environ | home, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+        for _ in range(2 * patience.SECONDS):
             try:
-                json.load(urllib.request.urlopen(f"{address}/api/status", timeout=5))
+                json.load(urllib.request.urlopen(f"{address}/api/status", timeout=60))
                 break
             except (urllib.error.URLError, OSError):
                 assert server.poll() is None, (folder / "log.txt").read_text()[-2000:]
@@ -63,14 +64,13 @@ def lab(tmp_path_factory):
         yield f"{address}/lab/tree/explorers.ipynb"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(patience.SECONDS)
         log.close()
 
 
 @pytest.mark.slow
 def test_a_figure_turns_in_jupyterlab_and_its_kernel_hears_of_it(browser, lab):
     with browser.new_context(viewport=WIDE) as context:
-        context.set_default_timeout(120_000)
         page = context.new_page()
         page.goto(lab)
         page.locator(".jp-NotebookPanel .jp-CodeCell").nth(1).wait_for()

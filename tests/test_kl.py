@@ -1,4 +1,4 @@
-"""KL estimators and entropies against full sums over a small vocabulary. Names carry the number (2D)."""
+"""KL estimators and entropies against full sums over a small vocabulary. Numbers: book/identities.md."""
 
 import math
 

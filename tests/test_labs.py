@@ -2,12 +2,13 @@
 
 import ast
 import builtins
-import importlib
+import importlib.util
 import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
@@ -24,7 +25,7 @@ import release  # noqa: E402
 from grading import graded_as, is_answer, is_test, is_written, nbgrader, run, run_all  # noqa: E402
 
 from nanogrpo.teach import check  # noqa: E402
-from nanogrpo.teach.verdict import CheckFailed  # noqa: E402
+from nanogrpo.teach.check import CheckFailed  # noqa: E402
 
 SOURCES = {path.stem: release.read(path) for path in release.sources()}
 HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", re.DOTALL)
@@ -34,8 +35,9 @@ each_lab = pytest.mark.parametrize("lab", SOURCES)
 
 
 def answers(lab):
-    """WRONG and RIGHT of tests/labs/<lab>.py."""
-    return importlib.import_module(f"labs.{lab}")
+    """WRONG and RIGHT of tests/labs/<lab>.py; a lab without that file has none, which one test reports."""
+    known = importlib.util.find_spec(f"labs.{lab}")
+    return importlib.import_module(f"labs.{lab}") if known else SimpleNamespace(WRONG={}, RIGHT={})
 
 
 def every(kind):
@@ -53,9 +55,14 @@ def the_labs_do_not_change_torch_for_others():
     torch.set_default_dtype(dtype)
 
 
+def is_whole(cell):
+    """A cell that belongs to no single step: lab 5's capstone is made of all, lab 6's diagnoses of none."""
+    return "whole" in cell.metadata.get("tags", [])
+
+
 def steps(lab):
     """The code that students write and the cell that tests it, by the name of the step."""
-    cells = SOURCES[lab].cells
+    cells = [cell for cell in SOURCES[lab].cells if not is_whole(cell)]
     tests = {nbgrader(cell)["grade_id"].removesuffix("-tests"): cell for cell in cells if is_test(cell)}
     return {nbgrader(c)["grade_id"]: (c, tests[nbgrader(c)["grade_id"]]) for c in cells if is_answer(c)}
 
@@ -69,7 +76,7 @@ def prepared(lab):
     """What the cells around the steps define: imports, models, data. Nothing of a step."""
     namespace = {"__name__": "__main__"}
     for cell in SOURCES[lab].cells:
-        if cell.cell_type == "code" and not nbgrader(cell):
+        if cell.cell_type == "code" and not nbgrader(cell) and not is_whole(cell):
             error = run(cell, namespace)
             assert error is None, f"{cell.source}\n{error!r}"
     return namespace
@@ -156,7 +163,7 @@ def test_a_lab_has_what_a_lab_must_have(lab):
     cells = SOURCES[lab].cells
     text = "\n".join(cell.source for cell in cells)
     assert 4 <= len(steps(lab)) <= 6 and set(steps(lab)) == {
-        nbgrader(c)["grade_id"].removesuffix("-tests") for c in cells if is_test(c)
+        nbgrader(c)["grade_id"].removesuffix("-tests") for c in cells if is_test(c) and not is_whole(c)
     }
     assert "**For whom:**" in text and "**You need**" in text and "Warm-up" in text and "open exp" in text
     written = [cell for cell in cells if is_written(cell)]
@@ -176,17 +183,20 @@ def test_each_step_stands_alone(lab):
         for cell in (answer, test):
             assert not names_of(cell.source)[1] & (students - own[name]), f"{name} needs another step"
     for cell in SOURCES[lab].cells:
-        if cell.cell_type == "code" and not nbgrader(cell) and "%pip" not in cell.source:
+        beside = cell.cell_type == "code" and not nbgrader(cell) and not is_whole(cell)
+        if beside and "%pip" not in cell.source:
             assert not names_of(cell.source)[1] & students, f"needs a student's function:\n{cell.source}"
 
 
 @each_lab
 def test_hidden_tests_draw_fresh_numbers(lab):
     for cell in SOURCES[lab].cells:
-        if is_test(cell):
+        if is_test(cell) and not is_whole(cell):
             shown, hidden = HIDDEN.sub("", cell.source), HIDDEN.search(cell.source).group(1)
-            assert "seed=0" in shown and "check." in shown and "print(" in shown
-            assert "check." in hidden and "seed=" not in hidden
+            checks = re.findall(r"\bcheck_\w+", shown)
+            assert "seed=0" in shown and "print(" in shown and checks
+            assert "seed=" not in hidden and set(checks) == set(re.findall(r"\bcheck_\w+", hidden))
+            assert shown.startswith("from nanogrpo.teach.check import"), "a graded cell brings its own check"
 
 
 @each_lab
@@ -200,10 +210,14 @@ def test_an_unanswered_lab_fails_at_its_own_steps_and_says_so(lab):
     for cell, error in run_all(graded_as(release.read(LABS / f"{lab}.ipynb"), SOURCES[lab])):
         if is_test(cell):
             assert isinstance(error, CheckFailed) and "Nothing is written here yet" in str(error)
-        elif is_written(cell):
+        elif is_written(cell) or is_answer(cell) and is_whole(cell):
             assert error is None or isinstance(error, NotImplementedError)
         else:
             assert error is None, f"{cell.source}\n{error!r}"
+
+
+def test_a_lab_without_answers_fails_its_own_test_and_spares_the_others():
+    assert answers("no_such_lab").WRONG == answers("no_such_lab").RIGHT == {}
 
 
 @each_lab
@@ -269,7 +283,9 @@ def test_pytest_alone_grades_a_notebook(tmp_path):
 @each_lab
 def test_nbgrader_gives_the_solution_all_points_and_an_unanswered_lab_none(lab, tmp_path):
     got = course.prove(lab, tmp_path)
-    assert set(got["solution"]["steps"]) == set(steps(lab))
+    whole = [cell for cell in SOURCES[lab].cells if is_test(cell) and is_whole(cell)]
+    whole = {nbgrader(cell)["grade_id"].removesuffix("-tests") for cell in whole}
+    assert set(got["solution"]["steps"]) == set(steps(lab)) | whole
     assert got["solution"]["score"] == got["solution"]["max"] > 0
     assert got["solution"]["open"] == sum(is_written(cell) for cell in SOURCES[lab].cells)
     assert got["unanswered"]["score"] == 0 and not any(got["unanswered"]["steps"].values())
@@ -280,5 +296,5 @@ def test_nbgrader_gives_the_solution_all_points_and_an_unanswered_lab_none(lab, 
 
 def test_every_check_of_the_labs_alone_is_used_by_one():
     used = "\n".join(cell.source for source in SOURCES.values() for cell in source.cells)
-    alone = [name for name in check.__all__ if "check_labs" in getattr(check, name).__module__]
-    assert alone and not [name for name in alone if f"check.{name}(" not in used]
+    alone = [name for name in check.__all__ if ".lab_" in getattr(check, name).__module__]
+    assert alone and not [name for name in alone if f"{name}(" not in used]

@@ -1,4 +1,4 @@
-"""Ratio, clip, aggregation and the GRPO loss. Names carry the number of the identity (2C) that they prove."""
+"""Ratio, clip, aggregation and the GRPO loss. Names carry the numbers of book/identities.md."""
 
 import ast
 import inspect
@@ -15,10 +15,11 @@ from nanogrpo import kl, losses
 from nanogrpo.errors import DTypeError, MaskError, OptionError, ShapeError
 from nanogrpo.losses import (
     AGGREGATIONS,
+    SURROGATES,
     Denominators,
     aggregate,
     bradley_terry_loss,
-    cispo_loss,
+    cispo_surrogate,
     clip_fractions,
     clipped_surrogate,
     grpo_loss,
@@ -47,6 +48,10 @@ def one_token(ratio, advantage, **options):
     return loss.item(), gradient(loss.sum(), logprob).item()
 
 
+def cispo(logprobs, old, advantages, mask, **bounds):
+    return cispo_surrogate(importance_ratio(logprobs, old, mask), logprobs, advantages, mask, **bounds)
+
+
 @each_aggregation
 @each_level
 @given(seed=seeds)
@@ -66,7 +71,7 @@ def test_2C_20_on_policy_the_gradient_is_that_of_reinforce(level, how, seed):
 def test_2C_20_clipped_and_weighted_losses_agree_on_policy(how):
     logprobs, _, _, advantages, mask = random_batch(1)
     n = Denominators.of(mask, max_length=5)
-    weighted = aggregate(cispo_loss(logprobs, logprobs.detach(), advantages, mask), mask, how, n)
+    weighted = aggregate(cispo(logprobs, logprobs.detach(), advantages, mask), mask, how, n)
     plain = aggregate(reinforce_loss(logprobs, advantages, mask), mask, how, n)
     close(gradient(weighted, logprobs), gradient(plain, logprobs), "CISPO at ratio 1 is not REINFORCE")
 
@@ -76,7 +81,7 @@ def test_2C_21_on_policy_the_loss_is_zero_and_its_gradient_is_not():
 
     logprobs, _, _, _, mask = random_batch(2, rows=8)
     advantages = group_advantages(torch.arange(8, dtype=torch.float64).view(2, 4) ** 2).flatten()
-    loss, _ = grpo_loss(logprobs, logprobs.detach(), None, advantages, mask)
+    loss, _ = grpo_loss(logprobs, logprobs.detach(), None, advantages, mask, aggregation="sequence_mean")
     close(loss, 0.0, "not 0 on policy, where group advantages sum to 0: padding in a mean?")
     assert gradient(loss, logprobs).abs().max() > 0.01, "a loss of 0 must not mean that nothing is learned"
 
@@ -138,7 +143,7 @@ def test_2C_24_advantages_old_and_reference_get_no_gradient(level):
         constant.requires_grad_()
         assert constant.grad is None, name
     loss, _ = grpo_loss(logprobs, old, ref, advantages, mask, beta=0.1, importance_sampling_level=level)
-    loss = loss + cispo_loss(logprobs, old, advantages, mask).sum()
+    loss = loss + cispo(logprobs, old, advantages, mask).sum()
     loss = loss + reinforce_loss(logprobs, advantages, mask).sum()
     loss.backward()
     for name, constant in constants.items():
@@ -156,7 +161,7 @@ def test_2C_24_targets_and_old_values_get_no_gradient():
 
 PER_TOKEN = {
     "reinforce_loss": lambda x, y, z, a, m: reinforce_loss(x, a, m),
-    "cispo_loss": lambda x, y, z, a, m: cispo_loss(x, y, a, m),
+    "cispo_surrogate": lambda x, y, z, a, m: cispo(x, y, a, m),
     "value_loss": lambda x, y, z, a, m: value_loss(x, y, m),
     "value_loss, clipped": lambda x, y, z, a, m: value_loss(x, y, m, z, 0.2),
     "kl_k1": lambda x, y, z, a, m: kl.kl_k1(x, y, m),
@@ -364,7 +369,7 @@ def test_cispo_bounds_the_weight_and_never_stops_the_gradient():
     logprobs = tensor([8.0, 1.5, 0.1]).log().requires_grad_()
     old, mask = torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
     for advantage in (1.0, -2.0):
-        loss = cispo_loss(logprobs, old, tensor(advantage), mask, clip_low=0.5, clip_high=4.0)
+        loss = cispo(logprobs, old, tensor(advantage), mask, clip_low=0.5, clip_high=4.0)
         expected = -advantage * tensor([5.0, 1.5, 0.5])
         close(gradient(loss.sum(), logprobs), expected, "not -clip(ratio) A grad log p")
 
@@ -403,11 +408,73 @@ def test_the_grpo_loss_is_its_equation_written_out_in_loops(estimator, corrected
             row += min(rho * a, min(max(rho, 1 - low), 1 + high) * a) - penalty
         total += row / int(mask[i].sum())
     options = {"clip_low": low, "clip_high": high, "beta": beta, "kl_estimator": estimator}
-    loss, metrics = grpo_loss(
-        logprobs, old, ref, advantages, mask, use_bias_correction_kl=corrected, **options
-    )
+    options |= {"use_bias_correction_kl": corrected, "aggregation": "sequence_mean"}
+    loss, metrics = grpo_loss(logprobs, old, ref, advantages, mask, **options)
     close(loss, -total / 6, "not the equation of the docstring: a sign, a min, or a mean is wrong")
     close(metrics["kl"], kl_sum / int(mask.sum()), "the metric kl is not the mean over tokens")
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@each_level
+def test_every_surrogate_goes_with_every_ratio(surrogate, level):
+    """The loss is put together from its parts, and so is its gradient."""
+    logprobs, old, _, advantages, mask = random_batch(14)
+    ratio = importance_ratio(logprobs, old, mask, level)
+    per_token = {
+        "clip": lambda: clipped_surrogate(ratio, advantages, mask, 0.1, 0.3),
+        "cispo": lambda: cispo_surrogate(ratio, logprobs, advantages, mask, 0.1, 0.3),
+    }[surrogate]()
+    expected = aggregate(per_token, mask, "token_mean")
+    loss, _ = grpo_loss(
+        logprobs, old, None, advantages, mask, surrogate=surrogate, importance_sampling_level=level,
+        clip_low=0.1, clip_high=0.3,
+    )  # fmt: skip
+    close(loss, expected, "the loss is not that of its parts")
+    close(gradient(loss, logprobs), gradient(expected, logprobs), "nor is its gradient")
+
+
+@each_level
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gap", [-1000.0, -100.0, 100.0, 1000.0])
+@pytest.mark.parametrize("options", [{}, {"delta": 2.0}, {"surrogate": "cispo"}])
+def test_a_ratio_that_over_or_underflows_leaves_a_gradient_of_0_where_the_clip_binds(
+    level, dtype, gap, options
+):
+    """0 times infinity is NaN: the gradient of exp must not be asked where none comes back."""
+    mask = torch.tensor([[True, True, False]])
+    for advantage in (1.0, 0.0, -1.0):
+        logprobs = torch.full((1, 3), -1.0, dtype=dtype, requires_grad=True)
+        old = torch.full((1, 3), -1.0 - gap, dtype=dtype)
+        loss, _ = grpo_loss(
+            logprobs, old, None, torch.tensor([advantage]), mask, importance_sampling_level=level, **options
+        )
+        slope = gradient(loss, logprobs)
+        assert slope[0, 2] == 0, "padding got a gradient"
+        if options.get("surrogate") == "cispo":
+            expected = -advantage * torch.tensor(gap, dtype=dtype).exp().clamp(0.8, 1.2) / 2
+            close(slope[0, :2], expected, "not -clip(ratio) A grad log p")
+        elif advantage * gap > 0 or advantage == 0 or "delta" in options:
+            binds = advantage * gap > 0 or advantage == 0 or gap > 0
+            expected = 0.0 if binds else -advantage * math.exp(gap) / 2
+            close(slope[0, :2], expected, "the clip binds, so nothing may move", 1e-30)
+            assert loss.isfinite()
+        else:  # a ratio that nothing bounds: as large as it is, infinite where it overflows, never NaN
+            ratio = torch.tensor(gap, dtype=dtype).exp()
+            assert torch.equal(slope[0, :2], (-advantage * ratio / 2).expand(2)) and not loss.isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_log_probs_in_half_precision_are_taken_in_float32(dtype):
+    """The difference of two such numbers has few digits; no further ones may be lost on the way."""
+    logprobs, old, ref, advantages, mask = random_batch(15)
+    options = {"beta": 0.1, "use_bias_correction_kl": True}
+    half = [x.detach().to(dtype) for x in (logprobs, old, ref)]
+    exact = [x.double() for x in half]
+    loss, metrics = grpo_loss(half[0].requires_grad_(), *half[1:], advantages, mask, **options)
+    expected, _ = grpo_loss(exact[0].requires_grad_(), *exact[1:], advantages, mask, **options)
+    assert loss.dtype in (torch.float32, torch.float64) and metrics["kl"].dtype == torch.float32
+    close(loss, expected, "computed in half precision", 1e-6)
+    assert kl.entropy(torch.randn(2, 5).to(dtype)).dtype == torch.float32
 
 
 def test_the_core_loss_reads_on_one_screen():

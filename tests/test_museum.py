@@ -3,109 +3,65 @@
 import importlib
 import re
 import traceback
+from functools import partial
 
 import pytest
 import torch
 
 from nanogrpo import grpo, kl, losses, rollout, tokenizer
-from nanogrpo.errors import FaultError
+from nanogrpo.errors import MuseumError
 from nanogrpo.teach import check, museum
-from nanogrpo.teach.collection import FAULTS
-from nanogrpo.teach.subjects import SUBJECTS
+from nanogrpo.teach.checks.registry import CHECKS
+from nanogrpo.teach.museum.pieces import PIECES
 
-# What the message of its check must say of each piece.
-SAYS = {
-    "pad equal to eos": "pad and eos are the same id",
-    "mask is every token but EOS": "mask out the EOS and keep what stands after it",
-    "EOS left out of the mask": "EOS is left out of the mask",
-    "fast path: EOS left out of the mask": "EOS is left out of the mask",
-    "target shift off by one": "the shift is missing",
-    "fast path: target shift off by one": "has read each token before it predicts it",
-    "old log-probs at temperature 1": r"log-probs are those of temperature 1, while .* sampled at (0.4|2.5)",
-    "new log-probs at temperature 1": r"temperature (0.5|1.7) is ignored",
-    "Bessel's std where population is meant": r"divides by G - 1 = \d \(Bessel",
-    "population std where Bessel is meant": "option is ignored: with correction=1",
-    "ties by a small eps": "max == min, not by a small eps",
-    "group mean over the wrong axis": r"wrong axis: the mean runs over the \d prompts",
-    "std of the batch where the group's is meant": "standard deviation is that of the whole batch",
-    "own reward in the leave-one-out baseline": "the own one included",
-    "GAE without (1 - done)": r"\(1 - done\)",
-    "score one token after the end": "one token after the end",
-    "k3 reversed": "chi-square",
-    "k1 reversed": r"sign is reversed: k1 = -delta",
-    "k3 without expm1": "Use expm1",
-    "reference not detached": "reference is not detached",
-    "reference is the policy itself": "moves with the policy",
-    "penalty with the wrong sign": "penalty has the wrong sign",
-    "k1 as the loss": "Your penalty is k1",
-    "exact KL in the wrong order": r"KL\(reference \|\| policy\), the other order",
-    "entropy averaged over the vocabulary": "average over the vocabulary",
-    "proxy in place of the entropy": "the proxy",
-    "mask applied after exp": "before exp",
-    "old log-probs not detached": "old_logprobs: they are not detached",
-    "ratio against itself": "ratio is always 1",
-    "ratio detached on both sides": "ratio .* has no gradient",
-    "the clip's min turned into max": "Your min is a max",
-    "clip without the min": "The min is missing",
-    "sign of the loss": "sign is reversed",
-    "advantages not detached": "advantages: they are not detached",
-    "sequence mean over padding": r"divide each completion by \d, the padded length",
-    "token mean over padding": r"divides by \d+, the number of positions, instead of \d+",
-    "constant length is the padded length": r"divide by \d, the padded length of this batch",
-    "normalized by the microbatch": "own counts",
-    "value clip's max turned into min": "Your max is a min",
-    "returns not detached": "returns: they are not detached",
-    "value after the token": "has seen token t",
-    "Bradley-Terry reversed": "prefers what was rejected",
-    "score read at the padding": "at the padding",
-    "targets shifted twice": "shifted twice",
-}
-each = pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+each = pytest.mark.parametrize("piece", PIECES, ids=lambda piece: piece.name)
 
 
-def test_the_museum_is_large_and_every_piece_has_its_check_and_its_sentence():
-    assert {fault.name for fault in FAULTS} == set(SAYS) and len(FAULTS) >= 12
-    checks = {name for name in check.__all__ if name.startswith("check_")}
-    assert {fault.check for fault in FAULTS} <= set(SUBJECTS) <= checks
-    labs = {name for name in checks if "check_labs" in getattr(check, name).__module__}
-    assert checks - set(SUBJECTS) - labs == {"check_grpo_loss"}, "it repeats what the checks of its parts say"
+def test_the_museum_is_large_and_every_piece_has_a_check_that_the_package_takes():
+    assert len({piece.name for piece in PIECES}) == len(PIECES) >= 12
+    taken = {name for name, it in CHECKS.items() if it.takes}
+    assert {piece.check for piece in PIECES} <= taken
+    labs = {name for name, it in CHECKS.items() if ".lab_" in it.run.__module__}
+    assert set(CHECKS) - taken - labs == {"check_grpo_loss"}, "it repeats what the checks of its parts say"
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_the_package_itself_passes_every_check(seed):
     assert museum.failures(museum.implementations(), seed) == {}
-    check.check_grpo_loss(losses.grpo_loss, seed)
+    check.check_grpo_loss(partial(losses.grpo_loss, aggregation="sequence_mean"), seed)
 
 
 @each
 @pytest.mark.parametrize("seed", [0, 100])
-def test_a_piece_is_caught_by_its_check_alone_which_names_the_mistake(fault, seed):
+def test_a_piece_is_caught_by_its_check_alone_which_names_the_mistake(piece, seed):
     # Checks whose function comes from another file are given the package's own, as in the test above.
-    given = museum.implementations(fault.name)
-    given = {name: f for name, f in given.items() if fault.file in SUBJECTS[name]}
+    given = museum.implementations(piece.name)
+    given = {name: f for name, f in given.items() if piece.file in CHECKS[name].takes}
     said = museum.failures(given, seed)
-    assert set(said) == {fault.check}
-    assert re.search(SAYS[fault.name], said[fault.check]), said[fault.check]
-    assert re.search(r"\[check_\w+\(\.\.\., seed=\d+\) draws this case again\]$", said[fault.check])
+    assert set(said) == {piece.check}
+    assert re.search(piece.says, said[piece.check]), said[piece.check]
+    assert re.search(r"\[check_\w+\(\.\.\., seed=\d+\) draws this case again\]$", said[piece.check])
 
 
 @pytest.mark.parametrize("name", ["k3 reversed", "clip without the min", "reference is the policy itself"])
 def test_what_is_not_of_the_broken_file_is_the_package_s_own(name):
     right, given, file = museum.implementations(), museum.implementations(name), museum.find(name).file
-    for which, takes in SUBJECTS.items():
-        if file not in takes and not which.endswith("_mean") and which != "check_reward_pooling":
-            assert given[which] is right[which]
+    for which in given:
+        made = which.endswith("_mean") or which == "check_reward_pooling"  # of the module, at each call
+        if file not in CHECKS[which].takes and not made:
+            own, package = (getattr(f, "func", f) for f in (given[which], right[which]))  # of a partial
+            assert own is package
 
 
 @each
-def test_a_piece_can_be_read_and_mended(fault):
-    shown, right = museum.show(fault.name), museum.show(fault.name, mended=True)
-    lines = museum.mend(fault.name)
+def test_a_piece_can_be_read_and_mended(piece):
+    shown, right = museum.show(piece.name), museum.show(piece.name, mended=True)
+    lines = museum.mend(piece.name)
     assert shown != right and '"""' not in shown and shown.startswith(("def ", "class ", "@"))
     removed = [line[1:].strip() for line in lines.splitlines() if line.startswith("-")]
     added = [line[1:].strip() for line in lines.splitlines() if line.startswith("+")]
     assert removed and all(line in shown for line in removed) and all(line in right for line in added)
-    compile(shown, fault.name, "exec")
+    compile(shown, piece.name, "exec")
 
 
 def test_a_broken_module_stands_beside_the_right_one():
@@ -125,7 +81,7 @@ def test_a_traceback_shows_the_broken_line():
 
 
 def test_a_name_that_is_none_lists_the_names():
-    with pytest.raises(FaultError, match="no piece is called 'nonsense'; there are .*'k3 reversed'"):
+    with pytest.raises(MuseumError, match="no piece is called 'nonsense'; there are .*'k3 reversed'"):
         museum.broken("nonsense")
 
 

@@ -87,3 +87,13 @@ def test_zero_or_none_scales_nothing_and_still_measures(max_norm):
     p.grad = torch.tensor([3.0, 4.0])
     assert clip_grad_norm([p], max_norm, "a test") == 5.0
     assert p.grad.tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("rate", [1e25, 1e38, 1.7e308])
+def test_a_step_to_weights_that_are_not_finite_is_taken_back(rate):
+    weight = torch.ones(1, 3, requires_grad=True)
+    weight.grad = torch.tensor([[1.0, -2.0, 0.0]])
+    optimizer = AdamW([weight], lr=rate, weight_decay=0.1)
+    with pytest.raises(NonFiniteError, match="norm would be (inf|nan) after step 7 with learning rate"):
+        optimizer.step("step 7")
+    assert weight.tolist() == [[1.0, 1.0, 1.0]]

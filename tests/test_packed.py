@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -235,7 +236,7 @@ def test_a_captured_decoder_keeps_its_addresses_and_its_results(monkeypatch):
         addresses = now
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="GPU: no CUDA GPU is here")
 @pytest.mark.parametrize("graphs", [False, True], ids=["eager", "captured"])
 def test_on_a_gpu(monkeypatch, graphs):
     monkeypatch.setattr(packed, "CUDA_GRAPHS", graphs)
@@ -252,7 +253,7 @@ def test_on_a_gpu(monkeypatch, graphs):
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean", "constant"])
 def test_microbatches_change_no_gradient(monkeypatch, beta, aggregation):
-    from nanogrpo import experience, grpo
+    from nanogrpo import grpo, microbatches, step
     from nanogrpo.optim import AdamW
 
     model, reference = lively(), lively(seed=1).requires_grad_(False)
@@ -264,16 +265,18 @@ def test_microbatches_change_no_gradient(monkeypatch, beta, aggregation):
     )
     found = []
     for tokens, parts in ((1 << 20, 1), (1, 6 if beta else 5)):  # all at once, and one prompt at a time
-        monkeypatch.setitem(experience.MICROBATCH_TOKENS, "cpu", tokens)
-        shapes, forward = [], packed.completion_logits
+        monkeypatch.setitem(microbatches.MICROBATCH_TOKENS, "cpu", tokens)
+        shapes = []
 
-        def counted(model, *batch, shapes=shapes, forward=forward):
-            shapes.append(batch[2].shape)
-            return forward(model, *batch)
+        def counted(forward, shapes=shapes):
+            return lambda model, *ids: shapes.append(ids[2].shape) or forward(model, *ids)
 
-        monkeypatch.setattr(grpo, "completion_logits", counted)
-        optimizer = AdamW(model.parameters(), 0.0)
-        row = grpo.improve(model, reference, optimizer, drawn, advantages, config, "here")
+        monkeypatch.setattr(grpo, "completion_hidden", counted(packed.completion_hidden))
+        monkeypatch.setattr(microbatches, "completion_logits", counted(packed.completion_logits))
+        batch = step.Batch(drawn, torch.zeros(6, 4), {}, advantages.flatten())
+        batch, _ = step.add_reference(batch, reference if beta else None, config)
+        loss, optimizer = partial(grpo.compute_loss, model, config), AdamW(model.parameters(), 0.0)
+        row = step.update(batch, loss, [optimizer], config, "a test")
         found.append((row, [p.grad.clone() for p in model.parameters()]))
         assert len(shapes) == parts * (2 if beta else 1)
     longest = drawn.lengths.view(6, 4).amax(1)

@@ -1,7 +1,10 @@
 """What the book's extension does to its pages: markup mended, icons cut, formulas typeset at build time."""
 
 import io
+import json
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,12 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
-formulas = pytest.importorskip("formulas", reason="the book's packages are not installed")
-
 from icons import codes_of, cut  # noqa: E402
 from pages import mend  # noqa: E402
-
-MATHJAX = ROOT / "book" / "_static" / "vendor" / "mathjax"
 
 
 @pytest.mark.parametrize(
@@ -23,6 +22,10 @@ MATHJAX = ROOT / "book" / "_static" / "vendor" / "mathjax"
     [
         ('<script src="a/fontawesome.js?x=1"></script><p>', "<p>"),
         ('<summary aria-label="Toggle">Show</summary>', "<summary>Show</summary>"),
+        (
+            '<summary><span class="toctree-toggle"></span></summary>',
+            '<summary aria-label="Pages below"><span class="toctree-toggle"></span></summary>',
+        ),
         (
             '<thead><tr><th style="x"></th><th>a</th><th> <p></p></th></tr></thead><th></th>',
             '<thead><tr><td style="x"></td><th>a</th><td></td></tr></thead><th></th>',
@@ -57,7 +60,7 @@ def test_icons_are_those_that_pages_or_style_sheets_use():
 
 
 def test_a_cut_font_has_the_characters_it_was_left(tmp_path):
-    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib = pytest.importorskip("matplotlib", reason="package: matplotlib is not installed")
     from fontTools.ttLib import TTFont
 
     font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
@@ -67,49 +70,50 @@ def test_a_cut_font_has_the_characters_it_was_left(tmp_path):
     assert len(data) < font.stat().st_size / 50
 
 
-def spell(asked):
-    """In the place of MathJax: each formula in brackets, with a rule of style."""
-    return {"html": [f"[{tex}|{display}]" for tex, display in asked], "css": "a {\n  b: url(FONTS/x);\n}"}
+def test_katex_is_the_one_that_its_style_sheet_is_for():
+    """The version of npm's package, which brings style sheet and fonts, and that of Sphinx's extension."""
+    katex = pytest.importorskip("sphinxcontrib.katex", reason="package: those of the book are not installed")
+    packages = json.loads((ROOT / "package.json").read_text())
+    assert packages["dependencies"] == {"katex": katex.katex_version}
 
 
-PAGE = (
-    '<head><script>window.MathJax = {"options": {}}</script>\n'
-    '<script defer src="x/mathjax@3/es5/t.js"></script></head>'
-    '<span class="math notranslate nohighlight">\\(a &lt; \\left[b\\right]\\)</span> \\(kept\\)'
-    '<div class="math notranslate nohighlight" id="q">\n<span class="eqno">(1)</span>'
-    "\\[\\begin{split}c\\\\[2pt] d\\end{split}\\]</div>"
-    '<div class="amsmath math notranslate nohighlight">\\begin{align*}e\\end{align*}</div>'
-)
+def test_npm_s_lock_names_no_address_to_fetch_from_and_pins_all_by_checksum():
+    lock = json.loads((ROOT / "package-lock.json").read_text())["packages"]
+    own = lock.pop("")
+    assert not [name for name, package in lock.items() if "resolved" in package]
+    assert not [name for name, package in lock.items() if not package["integrity"].startswith("sha512-")]
+    packages = json.loads((ROOT / "package.json").read_text())
+    kinds = ("dependencies", "devDependencies")
+    assert [own[kind] for kind in kinds] == [packages[kind] for kind in kinds]
+    pins = [pin for kind in kinds for pin in packages[kind].values()]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", pin) for pin in pins), "one exact version each"
 
 
-def test_formulas_are_typeset_in_their_places():
-    text = formulas.typeset(PAGE, spell, "../fonts", warn=pytest.fail)
-    assert text == (
-        "<head><style>a {b: url(../fonts/x);}</style>\n</head>"
-        '<span class="math notranslate nohighlight">[a < \\left[b\\right]|False]</span> \\(kept\\)'
-        '<div class="math notranslate nohighlight" id="q">\n<span class="eqno">(1)</span>'
-        "[\\begin{split}c\\\\[2pt] d\\end{split}|True]</div>"
-        '<div class="amsmath math notranslate nohighlight">[\\begin{align*}e\\end{align*}|True]</div>'
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("node") is None, reason="package: no node to typeset formulas")
+@pytest.mark.parametrize("fonts", [True, False], ids=["with fonts", "without"])
+def test_formulas_are_typeset_for_eyes_and_ears_and_a_mistake_ends_the_build(tmp_path, fonts):
+    (tmp_path / "conf.py").write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'book' / '_ext')!r})\n"
+        "extensions = ['sphinxcontrib.katex', 'static_site']\nhtml_math_renderer = 'katex'\n"
+        "html_static_path, nb_ipywidgets_js = ['_static'], {}\n"
+        "import static_site; static_site.write_icons = lambda *_: None\n"
     )
+    sheet = tmp_path / "_static" / "vendor" / "katex" / "katex.min.css"
+    sheet.parent.mkdir(parents=True)
+    if fonts:
+        sheet.write_text(".katex {}")
 
+    def build(formula):
+        (tmp_path / "index.rst").write_text(f"Title\n=====\n\nHere :math:`{formula}`.\n")
+        command = [sys.executable, "-m", "sphinx", "-q", "-E", str(tmp_path), str(tmp_path / "out")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        return done, (tmp_path / "out" / "index.html").read_text()
 
-def test_a_page_without_formulas_asks_for_none():
-    assert (
-        formulas.typeset("<head></head><p>\\(x\\)</p>", pytest.fail, "", pytest.fail)
-        == "<head></head><p>\\(x\\)</p>"
-    )
-
-
-@pytest.mark.skipif(
-    shutil.which("node") is None or not MATHJAX.is_dir(),
-    reason="MathJax is not here: run book/_ext/vendor.py",
-)
-def test_mathjax_typesets_for_eyes_and_for_ears_and_tells_of_mistakes():
-    typesetter, heard = formulas.Typesetter(MATHJAX), []
-    page = '<head></head><span class="math notranslate nohighlight">\\(\\frac{x}{2}\\)</span>'
-    text = formulas.typeset(page, typesetter, "fonts", heard.append)
-    assert "<mjx-frac>" in text and "<mfrac><mi>x</mi><mn>2</mn></mfrac>" in text and heard == []
-    assert "fonts/MathJax_Main-Regular.woff" in text
-    formulas.typeset(page.replace("frac", "nofrac"), typesetter, "fonts", heard.append)
-    assert len(heard) == 1 and "nofrac" in heard[0]
-    typesetter.close()
+    done, page = build(r"\frac{x}{2}")
+    assert done.returncode == 0, done.stderr
+    assert "<mfrac><mi>x</mi><mn>2</mn></mfrac>" in page
+    assert ('class="katex-html"' in page) == fonts == ("vendor/katex/katex.min.css" in page)
+    assert not re.search('(src|href)="(https?:)?//', page.split("<body")[0]), "the head asks another site"
+    done, _ = build(r"\nofrac{x}{2}")
+    assert done.returncode and "nofrac" in done.stderr

@@ -8,22 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogrpo import plays, preferences
-from nanogrpo.data import alphabet, load_corpus, split_corpus
-from nanogrpo.errors import CorpusError, PairError
+from nanogrpo.data import alphabet, split_corpus
+from nanogrpo.errors import PairError
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.plays import MAX_CHARS, Judge, first_lines, words
 from nanogrpo.rewards import call_reward
 
 SCENE = "First Citizen:\nSpeak.\n\nAll:\nSpeak, speak!\nAnd more.\n\nROMEO:\nAy me! sad hours seem long.\n"
 JUDGE = Judge(SCENE)
-
-
-@pytest.fixture(scope="module")
-def corpus():
-    try:
-        return load_corpus()
-    except CorpusError as error:
-        pytest.skip(f"tiny Shakespeare is not here: {error}")
 
 
 def test_a_pair_is_a_heading_and_the_first_line_only():

@@ -3,26 +3,27 @@
 import copy
 import math
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
 from mathcheck import Recorder, close
 from test_exact import EOS, PROMPT, T, binary, tiny
 
-from nanogrpo import experience, grpo, ppo
-from nanogrpo.advantages import group_advantages
+from nanogrpo import grpo, microbatches, ppo, step
+from nanogrpo.advantages import gae, group_advantages
 from nanogrpo.checkpoint import load_tensors, save_tensors
 from nanogrpo.critic import explained_variance, new_critic, values_of
-from nanogrpo.errors import GroupSizeError, MaskError, NonFiniteError, OptionError, RewardError
-from nanogrpo.experience import Groups, sample
+from nanogrpo.errors import MaskError, NonFiniteError, OptionError, RewardError
 from nanogrpo.grpo import GRPOConfig
 from nanogrpo.kl import entropy, kl_k1
 from nanogrpo.losses import Denominators, aggregate, grpo_loss, reinforce_loss, value_loss
 from nanogrpo.metrics import logged
 from nanogrpo.model import GPT, GPTConfig
-from nanogrpo.ppo import PPOConfig, advantages_of, improve, judge, loss_of, start, train
+from nanogrpo.ppo import PPOConfig, compute_advantages, compute_loss, start, train
 from nanogrpo.rollout import Rollout, completion_logits, token_logprobs
+from nanogrpo.state import TrainState
+from nanogrpo.step import Batch, add_reference, sample, update
 from nanogrpo.teach.exact import Microscope, pad
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -69,13 +70,24 @@ def rollout_of(model, config=CONFIG, seed=0):
 def batch_of(model, critic, config=CONFIG, dtype=torch.float64, reference=None):
     rollout = rollout_of(model, config)
     rewards = torch.tensor(count_b([], TOKENIZER.decode_batch(rollout.completion_ids)), dtype=dtype)
-    return judge(model, critic, reference, Groups(rollout, rewards.view(4, -1), {}), config)
+    batch, kl = add_reference(Batch(rollout, rewards.view(4, -1), {}), reference, config)
+    batch, metrics = compute_advantages(batch, model, critic, config)
+    return batch, kl | metrics
+
+
+def with_group_advantages(batch):
+    """GRPO's advantages, at every token, and a critic that has nothing to learn."""
+    mask = batch.rollout.completion_mask
+    groups = group_advantages(batch.rewards).flatten().to(batch.rollout.logprobs)  # (B,)
+    nothing = torch.zeros_like(batch.rollout.logprobs)  # (B, T)
+    return replace(batch, advantages=torch.where(mask, groups[:, None], 0.0), values=nothing, returns=nothing)
 
 
 def gradient_of(model, critic, batch, options):
     """The trainer's own update at learning rate 0: its gradients stay in the modules; its metrics."""
     state = start(model, critic, replace(options, learning_rate=0.0, critic_learning_rate=0.0))
-    return improve(model, critic, state, batch, options, 1)
+    loss = partial(compute_loss, model, critic, options, False)
+    return update(batch, loss, [state.optimizer, state.critic_optimizer], options, "a test")
 
 
 def weights(module):
@@ -155,12 +167,11 @@ def test_the_log_holds_the_metrics_of_grpo_and_of_the_critic():
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("ratio_is_one", [True, False])
-def test_without_a_critic_and_with_a_group_baseline_it_is_grpo(aggregation, ratio_is_one):
-    """Issue 6, point 5: value and gradient, against the loss written with the simple, slow pass."""
-    options = config(advantage="group", lam=1.0, whiten_advantages=False, aggregation=aggregation,
-                     max_grad_norm=math.inf)  # fmt: skip
+def test_with_the_group_s_advantage_at_every_token_the_update_is_grpo_s(aggregation, ratio_is_one):
+    """Value and gradient, against the loss written with the simple, slow pass."""
+    options = config(aggregation=aggregation, max_grad_norm=None)
     old = policy(dtype=torch.float64)
-    batch, _ = batch_of(old, None, options)
+    batch = with_group_advantages(batch_of(old, critic_of(old), options)[0])
     model, rollout = old if ratio_is_one else moved(old), batch.rollout
     rewards = torch.tensor(count_b([], TOKENIZER.decode_batch(rollout.completion_ids)), dtype=torch.float64)
     expected, metrics = grpo_loss(
@@ -169,7 +180,7 @@ def test_without_a_critic_and_with_a_group_baseline_it_is_grpo(aggregation, rati
         aggregation=aggregation, denominators=Denominators.of(rollout.completion_mask, 4),
     )  # fmt: skip
     gradient = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
-    found = gradient_of(model, None, batch, options)
+    found = gradient_of(model, critic_of(model), batch, options)
     assert found["loss"] == pytest.approx(expected.item(), abs=1e-12)
     assert (metrics["clip_ratio/region_mean"] > 0) != ratio_is_one, "the case is not what its name says"
     assert found["clip_ratio/region_mean"] == pytest.approx(metrics["clip_ratio/region_mean"].item())
@@ -179,14 +190,13 @@ def test_without_a_critic_and_with_a_group_baseline_it_is_grpo(aggregation, rati
 
 
 @pytest.mark.parametrize("updates", [1, 3])
-def test_without_a_critic_the_whole_run_is_grpo_s(updates):
+def test_with_the_group_s_advantage_at_every_token_the_whole_run_is_grpo_s(updates, monkeypatch):
     theirs, ours = policy(), policy()
     expected = list(grpo.train(theirs, TOKENIZER, ROWS, count_b, GRPOConfig(
         4, group_size=4, prompts_per_step=3, learning_rate=3e-3, max_steps=4, num_iterations=updates
     )))  # fmt: skip
-    options = config(advantage="group", whiten_advantages=False, prompts_per_step=3, max_steps=4,
-                     num_ppo_epochs=updates)  # fmt: skip
-    found = run(ours, config=options)
+    monkeypatch.setattr(ppo, "compute_advantages", lambda batch, *_: (with_group_advantages(batch), {}))
+    found = run(ours, config=config(prompts_per_step=3, max_steps=4, num_ppo_epochs=updates))
     assert [row["reward"] for row in found] == [row["reward"] for row in expected]
     assert found[-1]["reward"] != found[0]["reward"], "nothing was learned, so nothing was compared"
     for name, tensor in theirs.state_dict().items():
@@ -199,23 +209,27 @@ def test_with_lambda_1_and_the_group_mean_as_value_gae_is_the_group_advantage():
     last = mask.sum(1, keepdim=True) - 1
     rewards = torch.zeros(4, 4, dtype=torch.float64).scatter(1, last, scores[:, None])
     means = scores.view(2, 2).mean(1).repeat_interleave(2)
-    advantages, _ = advantages_of(rewards, means[:, None].expand(4, 4), mask, 2, config(lam=1.0))
-    groups, _ = advantages_of(
-        rewards, torch.zeros(4, 4), mask, 2, config(advantage="group", scale_rewards="none")
+    advantages, _ = gae(rewards, means[:, None].expand(4, 4), mask, lam=1.0)
+    groups = group_advantages(scores.view(2, 2), "none").flatten()
+    close(
+        advantages,
+        torch.where(mask, groups[:, None], 0.0),
+        "a value that is the group mean is the group baseline",
     )
-    close(advantages, groups, "a value that is the group mean is the group baseline")
-    close(groups[:, 0], torch.tensor([0.5, -0.5, -0.125, 0.125]), "not the reward less the group mean")
+    close(groups, torch.tensor([0.5, -0.5, -0.125, 0.125]), "not the reward less the group mean")
 
 
 @each_kind
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@pytest.mark.parametrize("advantage", ["gae", "return_minus_value", "group"])
-def test_at_ratio_1_it_is_reinforce(aggregation, advantage, kind):
-    options = config(advantage=advantage, aggregation=aggregation, max_grad_norm=math.inf, vf_coef=0.0,
+@pytest.mark.parametrize("estimator", ["gae", "return_minus_value", "group"])
+def test_at_ratio_1_it_is_reinforce(aggregation, estimator, kind):
+    known = {} if estimator == "group" else {"advantage_estimator": estimator}
+    options = config(**known, aggregation=aggregation, max_grad_norm=None, vf_coef=0.0,
                      critic=kind)  # fmt: skip
     model = policy(dtype=torch.float64)
-    critic = None if advantage == "group" else critic_of(model, kind)
+    critic = critic_of(model, kind)
     batch, _ = batch_of(model, critic, options)
+    batch = with_group_advantages(batch) if estimator == "group" else batch
     rollout, mask = batch.rollout, batch.rollout.completion_mask
     logprobs = token_logprobs(model, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
     per_token = reinforce_loss(logprobs, batch.advantages, mask)
@@ -231,7 +245,7 @@ def expected_update(rewards, **options):
     model, reference = tiny(), tiny(1).requires_grad_(False)
     scope, critic = Microscope(model, [PROMPT], T, reference=reference), critic_of(tiny(2))
     truncated = scope.mask.all(1) & (scope.ids[:, -1] != EOS)
-    recorders = SimpleNamespace(optimizer=Recorder(model), critic_optimizer=Recorder(critic))
+    recorders = [Recorder(model), Recorder(critic)]
     settings = PPOConfig(T, group_size=1, whiten_advantages=False, aggregation="sequence_sum",
                          max_grad_norm=1e9, **options)  # fmt: skip
     total = 0.0
@@ -239,14 +253,15 @@ def expected_update(rewards, **options):
         own = slice(i, i + 1)
         drawn = Rollout(*pad([PROMPT]), scope.ids[own], scope.mask[own], scope.logprobs[0, own].detach(),
                         truncated[own], 1)  # fmt: skip
-        batch, _ = judge(model, critic, reference, Groups(drawn, rewards[own][None], {}), settings)
-        improve(model, critic, recorders, batch, settings, 1)
-        total = total + p * recorders.optimizer.gradient
+        batch, _ = add_reference(Batch(drawn, rewards[own][None], {}), reference, settings)
+        batch, _ = compute_advantages(batch, model, critic, settings)
+        update(batch, partial(compute_loss, model, critic, settings, False), recorders, settings, "a test")
+        total = total + p * recorders[0].gradient
     return scope, total
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
-@pytest.mark.parametrize("options", [{"lam": 1.0}, {"advantage": "return_minus_value"}])
+@pytest.mark.parametrize("options", [{"lam": 1.0}, {"advantage_estimator": "return_minus_value"}])
 def test_whatever_the_critic_says_with_lambda_1_the_update_ascends_the_mean_reward(options, beta):
     """A value is known before its token is sampled, so it is a baseline and moves no expectation."""
     rewards = binary(Microscope(tiny(), [PROMPT], T))
@@ -265,7 +280,7 @@ def test_with_a_smaller_lambda_a_wrong_critic_does_bias_the_update():
 # Numbers by hand
 
 
-def judged_by_hand(monkeypatch, **options):
+def batch_by_hand(monkeypatch, **options):
     """One completion of three tokens, score 1; the critic said 0.5, 0.6, 0.8."""
     monkeypatch.setattr(ppo, "values_before", lambda *a: torch.tensor([[0.5, 0.6, 0.8]]))
     logprobs = torch.tensor([[-1.0, -2.0, -0.5]])
@@ -273,11 +288,13 @@ def judged_by_hand(monkeypatch, **options):
                       torch.ones(1, 3, dtype=torch.bool), logprobs, torch.tensor([False]), 1)  # fmt: skip
     options = config(whiten_advantages=False, group_size=1, **options)
     reference = policy() if options.beta else None
-    return judge(policy(), policy(), reference, Groups(rollout, torch.tensor([[1.0]]), {}), options)
+    batch, kl = add_reference(Batch(rollout, torch.tensor([[1.0]]), {}), reference, options)
+    batch, metrics = compute_advantages(batch, policy(), policy(), options)
+    return batch, kl | metrics
 
 
 def test_gae_and_returns_of_one_completion_by_hand(monkeypatch):
-    batch, metrics = judged_by_hand(monkeypatch, lam=0.5)
+    batch, metrics = batch_by_hand(monkeypatch, lam=0.5)
     # errors: 0.6 - 0.5, 0.8 - 0.6, 1 - 0.8; backwards: 0.2, then 0.2 + 0.5 * 0.2, then 0.1 + 0.5 * 0.3
     close(batch.advantages, torch.tensor([[0.25, 0.3, 0.2]]), "advantages", 1e-6)
     close(batch.returns, torch.tensor([[0.75, 0.9, 1.0]]), "returns are advantage + value", 1e-6)
@@ -286,20 +303,20 @@ def test_gae_and_returns_of_one_completion_by_hand(monkeypatch):
 
 
 def test_gamma_discounts_each_token(monkeypatch):
-    batch, _ = judged_by_hand(monkeypatch, lam=1.0, gamma=0.5)
+    batch, _ = batch_by_hand(monkeypatch, lam=1.0, gamma=0.5)
     close(batch.returns, torch.tensor([[0.25, 0.5, 1.0]]), "0.5 ** 2, 0.5, 1", 1e-6)
     close(batch.advantages, torch.tensor([[-0.25, -0.1, 0.2]]), "returns less values", 1e-6)
 
 
 def test_return_minus_value_is_one_number_a_completion(monkeypatch):
-    batch, _ = judged_by_hand(monkeypatch, advantage="return_minus_value", lam=0.3)
+    batch, _ = batch_by_hand(monkeypatch, advantage_estimator="return_minus_value", lam=0.3)
     close(batch.advantages, torch.tensor([[0.5, 0.5, 0.5]]), "1 - 0.5 for all; lambda has no say", 1e-6)
     close(batch.returns, torch.tensor([[1.0, 1.0, 1.0]]), "the critic learns the reward itself", 1e-6)
 
 
 def test_kl_is_charged_to_the_token_that_causes_it(monkeypatch):
-    monkeypatch.setattr(ppo, "logprobs_under", lambda *a: torch.tensor([[-1.5, -2.0, -0.25]]))
-    batch, metrics = judged_by_hand(monkeypatch, lam=1.0, beta=0.2)
+    monkeypatch.setattr(step, "logprobs_under", lambda *a: torch.tensor([[-1.5, -2.0, -0.25]]))
+    batch, metrics = batch_by_hand(monkeypatch, lam=1.0, beta=0.2)
     # k1: 0.5, 0, -0.25; rewards: -0.1, 0, 1.05; to come: 0.95, 1.05, 1.05
     close(batch.returns, torch.tensor([[0.95, 1.05, 1.05]]), "rewards to come, KL taken off", 1e-6)
     k3 = (math.exp(-0.5) - 1 + 0.5) + 0 + (math.exp(0.25) - 1 - 0.25)
@@ -385,7 +402,7 @@ def test_a_separate_critic_leaves_the_policy_s_gradient_alone_and_a_head_does_no
     gradients = {}
     for kind in KINDS:
         for vf_coef in (0.0, 1.0):
-            options = config(critic=kind, vf_coef=vf_coef, max_grad_norm=math.inf)
+            options = config(critic=kind, vf_coef=vf_coef, max_grad_norm=None)
             model = policy(dtype=torch.float64)
             critic = critic_of(model, kind)
             batch, _ = batch_of(model, critic, options)
@@ -403,7 +420,8 @@ def test_the_value_clip_holds_back_a_value_that_has_moved_far():
     values = values_of(later, model, batch.rollout)
     mask = batch.rollout.completion_mask
     for clip in (None, 0.2, 0.01):
-        _, metrics = loss_of(model, later, batch, config(cliprange_value=clip), Denominators.of(mask, 4))
+        options = config(cliprange_value=clip)
+        _, metrics = compute_loss(model, later, options, False, batch, Denominators.of(mask, 4))
         old = None if clip is None else batch.values
         expected = aggregate(value_loss(values, batch.returns, mask, old, clip), mask, "token_mean")
         close(metrics["value_loss"], expected, f"cliprange_value={clip}")
@@ -413,12 +431,12 @@ def test_the_value_clip_holds_back_a_value_that_has_moved_far():
 # Whitening, entropy, KL
 
 
-@pytest.mark.parametrize("advantage", ["gae", "return_minus_value", "group"])
-def test_whitening_changes_the_advantages_scale_and_shift_and_nothing_else(advantage):
+@pytest.mark.parametrize("estimator", ["gae", "return_minus_value"])
+def test_whitening_changes_the_advantages_scale_and_shift_and_nothing_else(estimator):
     model = policy(dtype=torch.float64)
-    critic = None if advantage == "group" else critic_of(model)
-    plain, metrics = batch_of(model, critic, config(advantage=advantage, whiten_advantages=False))
-    white, others = batch_of(model, critic, config(advantage=advantage))
+    critic, options = critic_of(model), config(advantage_estimator=estimator)
+    plain, metrics = batch_of(model, critic, replace(options, whiten_advantages=False))
+    white, others = batch_of(model, critic, options)
     mask = plain.rollout.completion_mask
     assert others == metrics, "what is logged is measured before whitening"
     close(white.returns, plain.returns, "the critic's targets were whitened", 0.0)
@@ -431,12 +449,12 @@ def test_whitening_changes_the_advantages_scale_and_shift_and_nothing_else(advan
 
 def test_the_entropy_bonus_is_that_of_the_full_logits_in_the_loss():
     model = policy(dtype=torch.float64)
-    options = config(temperature=0.7, advantage="group", entropy_coef=0.3)
-    batch, _ = batch_of(model, None, options)
+    options, critic = config(temperature=0.7, entropy_coef=0.3, vf_coef=0.0), critic_of(model)
+    batch, _ = batch_of(model, critic, options)
     rollout, mask = batch.rollout, batch.rollout.completion_mask
     n = Denominators.of(mask, 4)
-    loss, _ = loss_of(model, None, batch, options, n)
-    without, _ = loss_of(model, None, batch, replace(options, entropy_coef=0.0), n)
+    loss, _ = compute_loss(model, critic, options, False, batch, n)
+    without, _ = compute_loss(model, critic, replace(options, entropy_coef=0.0), False, batch, n)
     logits = completion_logits(model, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
     mean = entropy(logits / 0.7, mask).sum() / mask.sum()
     close(loss, without - 0.3 * mean, "the bonus is not the mean entropy of the sampled-from distribution")
@@ -447,8 +465,9 @@ def constant(prompts, completions, **columns):
 
 
 def test_with_nothing_to_earn_the_entropy_bonus_makes_the_policy_more_random():
-    options = config(advantage="group", entropy_coef=1.0, max_steps=30)
-    metrics = run(reward=constant, config=options)
+    options = config(entropy_coef=1.0, max_steps=30)
+    metrics = run(reward=lambda completions, **_: [0.0] * len(completions), config=options)
+    assert all(row["advantage_abs_mean"] == 0 for row in metrics), "a new critic says 0, and is right"
     assert metrics[-1]["entropy"] > metrics[0]["entropy"] + 0.05
     assert metrics[-1]["entropy"] == pytest.approx(math.log(4), abs=0.1)
 
@@ -462,7 +481,7 @@ def test_with_nothing_to_earn_the_kl_penalty_pulls_the_policy_to_its_reference()
 def test_the_penalty_is_the_k1_of_the_policy_that_sampled():
     model, reference = policy(dtype=torch.float64), policy(seed=1, dtype=torch.float64)
     options = config(beta=0.5, lam=1.0, whiten_advantages=False, temperature=0.8)
-    batch, _ = batch_of(model, None, replace(options, advantage="group"), reference=reference)
+    batch, _ = batch_of(model, new_critic(model), options, reference=reference)
     rollout, mask = batch.rollout, batch.rollout.completion_mask
     arguments = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
     k1 = kl_k1(token_logprobs(model, *arguments, 0.8), token_logprobs(reference, *arguments, 0.8), mask)
@@ -501,19 +520,19 @@ def test_epochs_and_minibatches_are_updates_on_the_same_samples():
 
 
 def test_metrics_of_a_step_are_means_over_its_updates(monkeypatch):
-    seen, real = [], ppo.improve
-    monkeypatch.setattr(ppo, "improve", lambda *a: seen.append(real(*a)) or seen[-1])
+    seen, real = [], step.update
+    monkeypatch.setattr(step, "update", lambda *a: seen.append(real(*a)) or seen[-1])
     row = run(config=config(num_ppo_epochs=3, max_steps=1))[0]
     for name in ("loss", "value_loss", "grad_norm", "clip_ratio/region_mean"):
-        assert row[name] == pytest.approx(sum(update[name] for update in seen) / 3)
+        assert row[name] == pytest.approx(sum(one[name] for one in seen) / 3)
 
 
 @each_kind
 def test_microbatches_change_no_gradient_and_no_value(kind, monkeypatch):
     gradients, batches = [], []
     for tokens in (10**6, 1):
-        monkeypatch.setitem(experience.MICROBATCH_TOKENS, "cpu", tokens)
-        options = config(critic=kind, max_grad_norm=math.inf, beta=0.1, entropy_coef=0.01)
+        monkeypatch.setitem(microbatches.MICROBATCH_TOKENS, "cpu", tokens)
+        options = config(critic=kind, max_grad_norm=None, beta=0.1, entropy_coef=0.01)
         model = policy(dtype=torch.float64)
         critic = critic_of(model, kind)
         batch, _ = batch_of(model, critic, options, reference=policy(1, torch.float64))
@@ -528,8 +547,8 @@ def test_microbatches_change_no_gradient_and_no_value(kind, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "passes"),
     [
-        ({}, "V VP"), ({"critic": "head"}, "P P"), ({"advantage": "group"}, "P"),
-        ({"beta": 0.1}, "R V VP"), ({"beta": 0.1, "advantage": "group"}, "R P"),
+        ({}, "V VP"), ({"critic": "head"}, "P P"), ({"beta": 0.1}, "R V VP"),
+        ({"beta": 0.1, "kl_in": "loss", "num_ppo_epochs": 2}, "R V VP VP"),
         ({"value_warmup_steps": 1}, "V V"),
         ({"num_ppo_epochs": 2}, "V VP VP"),
     ],
@@ -537,7 +556,7 @@ def test_microbatches_change_no_gradient_and_no_value(kind, monkeypatch):
 def test_no_pass_is_wasted(options, passes, monkeypatch):
     """Old log-probs come from sampling; values are read once, and once for each update."""
     model, reference, seen = policy(), policy(), []
-    critic = None if "advantage" in options else new_critic(model, options.get("critic", "separate"))
+    critic = new_critic(model, options.get("critic", "separate"))
     names = {id(model): "P", id(reference): "R", id(critic): "V"}
     real = GPT.hidden
 
@@ -563,7 +582,7 @@ def test_no_pass_is_wasted(options, passes, monkeypatch):
     "options",
     [
         {}, {"critic": "head", "value_warmup_steps": 3}, {"beta": 0.1, "entropy_coef": 0.01},
-        {"num_ppo_epochs": 2, "num_mini_batches": 2}, {"advantage": "group", "whiten_advantages": False},
+        {"num_ppo_epochs": 2, "num_mini_batches": 2},
     ],
 )  # fmt: skip
 def test_five_steps_are_two_steps_saved_and_loaded_and_three_more(options, tmp_path):
@@ -573,21 +592,20 @@ def test_five_steps_are_two_steps_saved_and_loaded_and_three_more(options, tmp_p
 
     def parts_of_a_run(seed):
         model = policy(seed)
-        critic = None if options.advantage == "group" else new_critic(model, options.critic)
+        critic = new_critic(model, options.critic)
         return model, critic, start(model, critic, replace(options, seed=seed))
 
     model, critic, state = parts_of_a_run(0)
     given = {"critic": critic, "state": state, "reference": reference}
     first = run(model, config=replace(options, max_steps=2), **given)
     for name, tensors in (("state", state.tensors()), ("model", model.state_dict()),
-                          ("critic", critic.state_dict() if critic else {})):  # fmt: skip
+                          ("critic", critic.state_dict())):  # fmt: skip
         save_tensors(tmp_path / name, tensors, {})
 
     model, critic, state = parts_of_a_run(9)
     model.load_state_dict(load_tensors(tmp_path / "model")[0])
     state.restore(load_tensors(tmp_path / "state")[0])
-    if critic:
-        critic.load_state_dict(load_tensors(tmp_path / "critic")[0])
+    critic.load_state_dict(load_tensors(tmp_path / "critic")[0])
     second = run(model, config=options, critic=critic, state=state, reference=reference)
     assert [repr(row) for row in first + second] == [repr(row) for row in expected]
     assert same(weights(whole), model)
@@ -598,14 +616,15 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_moves_nothing(broken, m
     model = policy()
     critic = critic_of(model)
     before, critic_before = weights(model), weights(critic)
-    name, real = ("grpo_loss", ppo.grpo_loss) if broken == "policy" else ("value_loss", ppo.value_loss)
+    place, name = (grpo, "grpo_loss") if broken == "policy" else (ppo, "value_loss")
+    real = getattr(place, name)
 
     def nan(*args, **options):
         result = real(*args, **options)
         return (result[0] * math.nan, result[1]) if broken == "policy" else result * math.nan
 
-    monkeypatch.setattr(ppo, name, nan)
-    with pytest.raises(NonFiniteError, match="PPO step 1"):
+    monkeypatch.setattr(place, name, nan)
+    with pytest.raises(NonFiniteError, match="at step 1"):
         run(model, critic=critic)
     assert same(before, model) and same(critic_before, critic), "one of the two was moved"
 
@@ -631,9 +650,8 @@ def test_a_bad_reward_stops_the_run_before_the_step(bad):
         ({"num_mini_batches": 0}, OptionError), ({"num_mini_batches": 5}, OptionError),
         ({"gamma": 1.1}, OptionError), ({"lam": -0.1}, OptionError), ({"lam": math.nan}, OptionError),
         ({"temperature": 0.0}, OptionError), ({"cliprange_value": 0.0}, OptionError),
-        ({"advantage": "td"}, OptionError), ({"critic": "both"}, OptionError),
-        ({"group_size": 1, "advantage": "group"}, GroupSizeError),
-        ({"value_warmup_steps": 1, "advantage": "group"}, OptionError),
+        ({"advantage_estimator": "td"}, OptionError), ({"critic": "both"}, OptionError),
+        ({"value_warmup_steps": -1}, OptionError), ({"vf_coef": -0.1}, OptionError),
     ],
 )  # fmt: skip
 def test_a_bad_option_is_refused_when_the_config_is_made(options, error):
@@ -643,8 +661,6 @@ def test_a_bad_option_is_refused_when_the_config_is_made(options, error):
 
 def test_parts_that_do_not_belong_together_are_refused():
     model = policy()
-    with pytest.raises(OptionError, match="no use for a critic"):
-        run(model, config=config(advantage="group"), critic=new_critic(model))
     with pytest.raises(OptionError, match="critic='head', but the critic handed in is a GPT"):
         run(model, config=config(critic="head"), critic=new_critic(model))
     with pytest.raises(OptionError, match="critic='separate', but the critic handed in is a Linear"):
@@ -652,6 +668,6 @@ def test_parts_that_do_not_belong_together_are_refused():
     with pytest.raises(OptionError, match="a state needs its critic"):
         run(model, state=start(model, new_critic(model), CONFIG))
     with pytest.raises(OptionError, match="a state needs its critic"):
-        run(model, critic=new_critic(model), state=start(model, None, CONFIG))
+        run(model, critic=new_critic(model), state=TrainState.start(model.parameters(), 0.1, 0))
     with pytest.raises(OptionError, match="critic='both'"):
         new_critic(model, "both")

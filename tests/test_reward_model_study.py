@@ -6,10 +6,10 @@ import json
 import pandas as pd
 import pytest
 import torch
+from tolerance import LOGGED_LOSS
 
 from nanogrpo import plays, sft, weights
-from nanogrpo.data import load_corpus, split_corpus
-from nanogrpo.errors import CorpusError
+from nanogrpo.data import split_corpus
 from nanogrpo.metrics import read_csv
 from nanogrpo.reward_model import train
 from nanogrpo.sft import SFTConfig
@@ -19,8 +19,6 @@ from nanogrpo.tasks import Lines
 
 FOLDER = STUDIES / "reward_model"
 SIZES = [100, 300, 1000, 3000, 10000]
-# What rounding alone may make of the loss in some steps on another processor or with another torch, in nats.
-ELSEWHERE = 0.02
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +27,6 @@ def script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture
-def corpus():
-    try:
-        return load_corpus()
-    except CorpusError as error:
-        pytest.skip(f"tiny Shakespeare is not here: {error}")
 
 
 @pytest.fixture
@@ -55,11 +45,6 @@ def results():
 
 def over_seeds(results, column):
     return [stats.mean(rows[column]) for _, rows in results.groupby("pairs")]
-
-
-def same_machine(made):
-    here = environment()
-    return all(made[key] == here[key] for key in ("processor", "torch"))
 
 
 def test_five_seeds_at_five_sizes_and_none_left_out(results, script):
@@ -155,21 +140,21 @@ def test_the_reward_model_that_ships_is_the_one_of_the_log(script, corpus, one_t
     _, (pairs, scores) = script.data(judge, 1, seed=0)
     found = script.measure(script.rewards(weights.load_reward_model(script.REWARD), pairs), scores)
     row = results[(results["seed"] == 0) & (results["pairs"] == SIZES[-1])].iloc[0]
-    exact = same_machine(json.loads((FOLDER / "environment.json").read_text()))
+    # The pairs are sampled anew, and where rounding turns a token, one is another: within a standard error.
+    error = 0.5 / script.TEST_PAIRS**0.5
     for name, value in found.items():
-        assert value == pytest.approx(row[name], abs=1e-6 if exact else 0.02), name
+        assert value == pytest.approx(row[name], abs=error), name
 
 
 @pytest.mark.slow
 def test_the_study_run_again_gives_its_logged_losses(script, corpus, one_thread, monkeypatch):
-    """The first 10 steps on 100 pairs; to the bit on the processor and torch of the log."""
+    """The first 10 steps on 100 pairs."""
     monkeypatch.setattr(script, "TEST_PAIRS", 1)
     (labeled, _), _ = script.data(plays.Judge(corpus), SIZES[0], seed=0)
     rows = train(script.new_model(), labeled, script.options(SIZES[0], 0))
     found = [row["loss"] for _, row in zip(range(10), rows, strict=False)]
     logged = read_csv(FOLDER / f"seed0-pairs{SIZES[0]}.csv")["loss"][:10]
-    exact = same_machine(json.loads((FOLDER / "environment.json").read_text()))
-    assert found == (logged if exact else pytest.approx(logged, abs=ELSEWHERE))
+    assert found == pytest.approx(logged, abs=LOGGED_LOSS)
 
 
 @pytest.mark.slow
@@ -178,5 +163,4 @@ def test_the_policy_made_again_has_its_logged_losses(corpus, one_thread):
     rows = sft.train(model, tokenizer, Lines().examples(), SFTConfig(**Lines.sft_options))
     found = [row["loss"] for _, row in zip(range(5), rows, strict=False)]
     logged = read_csv(weights.log("tinyshakespeare-lines"))["loss"][:5]
-    exact = same_machine(weights.recipe("tinyshakespeare-lines")["environment"])
-    assert found == (logged if exact else pytest.approx(logged, abs=ELSEWHERE))
+    assert found == pytest.approx(logged, abs=LOGGED_LOSS)

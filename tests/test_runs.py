@@ -49,7 +49,7 @@ KILLS = {
         real = CSVLog._line
         def line(self, values):
             if values[0] == 5:
-                self._file.write("5,0.0")
+                self._file.write(b"5,0.0")
                 self._file.flush()
                 os.kill(os.getpid(), signal.SIGKILL)
             real(self, values)

@@ -6,12 +6,16 @@ import pytest
 import torch
 from mathcheck import close
 
-from nanogrpo import experience
-from nanogrpo.errors import OptionError
-from nanogrpo.experience import Groups, collect, describe, join, logprobs_under, minibatches, rewards_of
+from nanogrpo import grpo, microbatches, ppo, step
+from nanogrpo.critic import new_critic
+from nanogrpo.errors import NonFiniteError, OptionError
 from nanogrpo.grpo import GRPOConfig
+from nanogrpo.microbatches import logprobs_under, minibatches
 from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.ppo import PPOConfig
 from nanogrpo.rollout import Rollout, token_logprobs
+from nanogrpo.state import TrainState
+from nanogrpo.step import Batch, add_reference, collect, describe, join, rewards_of, sample
 from nanogrpo.tokenizer import CharTokenizer
 
 TOKENIZER = CharTokenizer("ab")
@@ -84,10 +88,10 @@ def test_the_rounds_are_limited_and_what_is_missing_is_filled_with_groups_withou
 
 def test_the_rewards_that_are_reported_are_those_of_all_that_was_sampled():
     kept, everything = gather(max_resamples=10)
-    metrics = everything.metrics(replace(CONFIG, max_resamples=10))
+    metrics = describe(everything, replace(CONFIG, max_resamples=10))
     assert metrics["reward"] == everything.rewards.mean().item() < kept.rewards.mean().item()
     assert metrics["groups_sampled"] == len(everything.rewards) > 3 and metrics["frac_reward_zero_std"] > 0
-    assert "groups_sampled" not in everything.metrics(CONFIG)
+    assert "groups_sampled" not in describe(everything, CONFIG)
 
 
 def test_rounds_of_different_lengths_join_without_changing_a_token():
@@ -109,12 +113,12 @@ def test_rounds_of_different_lengths_join_without_changing_a_token():
 def test_several_rewards_are_weighed_and_each_is_logged_by_its_name():
     kept, everything = gather(reward=[coin, length], reward_weights=(2.0, -0.5))
     assert torch.equal(kept.rewards, 2 * kept.parts["coin"] - 0.5 * kept.parts["length"])
-    metrics = everything.metrics(CONFIG)
+    metrics = describe(everything, CONFIG)
     assert metrics["rewards/length/mean"] == kept.parts["length"].mean().item()
     watched, _ = gather(reward=[coin, length], reward_weights=(1.0, 0.0))
     alone, _ = gather(reward=coin)
     assert torch.equal(watched.rewards, alone.rewards), "a function of weight 0 must only be watched"
-    assert alone.parts == {} and not [name for name in alone.metrics(CONFIG) if name.startswith("rewards/")]
+    assert alone.parts == {} and not [name for name in describe(alone, CONFIG) if name.startswith("rewards/")]
 
 
 def test_dynamic_sampling_keeps_the_parts_of_the_groups_that_it_keeps():
@@ -141,7 +145,7 @@ def test_weights_and_names_must_fit_the_functions(functions, weights, message):
 @pytest.mark.parametrize("tokens", [1, 1 << 20])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_under_another_model_are_those_of_the_simple_path(monkeypatch, tokens, temperature):
-    monkeypatch.setitem(experience.MICROBATCH_TOKENS, "cpu", tokens)
+    monkeypatch.setitem(microbatches.MICROBATCH_TOKENS, "cpu", tokens)
     rollout, other = gather()[0].rollout, policy(seed=1)
     expected = token_logprobs(
         other, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids, temperature
@@ -159,8 +163,8 @@ def test_minibatches_go_through_all_prompts_once_an_epoch_shuffled_anew():
     assert epochs[0].tolist() != epochs[1].tolist(), "each epoch must be shuffled anew"
     again = torch.cat(minibatches(10, 3, 4, seed=1, step=5))
     assert torch.equal(torch.cat(parts), again)
-    for seed, step in ((1, 6), (2, 5)):
-        assert not torch.equal(torch.cat(minibatches(10, 3, 4, seed, step)), again)
+    for other in ((1, 6), (2, 5)):
+        assert not torch.equal(torch.cat(minibatches(10, 3, 4, *other)), again)
     assert [part.tolist() for part in minibatches(3, 2, 1, 0, 1)] == [[0, 1, 2], [0, 1, 2]]
     assert len(minibatches(2, 1, 4, 0, 1)) == 2, "no minibatch may be empty"
 
@@ -172,8 +176,108 @@ def test_describe_counts_as_by_hand():
     ids = torch.ones(4, 2, dtype=torch.long)
     rollout = Rollout(torch.full((2, 1), 2), torch.tensor([1, 1]), ids, mask, logprobs, truncated, 2)
     rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert describe(rollout, rewards) == {
+    batch = Batch(rollout, rewards, {})
+    assert describe(batch, CONFIG) == {
         "reward": 0.75, "reward_std": 0.5, "frac_reward_zero_std": 0.5,
         "completions/mean_length": 1.5, "completions/clipped_ratio": 0.25, "entropy": 2.0,
     }  # fmt: skip
-    assert Groups(rollout, rewards, {}).tied.tolist() == [False, True]
+    assert batch.tied.tolist() == [False, True]
+
+
+# The step that trainers, dashboard, studies and labs share
+
+
+@pytest.mark.parametrize("options", [{}, {"beta": 0.1}, {"max_resamples": 2, "num_iterations": 2}])
+def test_steps_of_grpo_by_hand_are_its_training(options):
+    config = replace(CONFIG, group_size=8, max_steps=3, **options)
+    one, two, reference = policy(), policy(), policy(1)
+    expected = list(grpo.train(one, TOKENIZER, ROWS, coin, config, reference))
+    state = TrainState.start(two.parameters(), config.learning_rate, config.seed)
+    for row in expected:
+        metrics, batch = grpo.step(two, TOKENIZER, ROWS, coin, config, state, reference)
+        assert metrics == row
+        assert batch.advantages.shape == (len(batch.rollout.completion_ids),)
+        mask = batch.rollout.completion_mask
+        assert batch.ref_logprobs.shape == mask.shape and (batch.ref_logprobs[~mask] == 0).all()
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_steps_of_ppo_by_hand_are_its_training():
+    config = PPOConfig(3, group_size=2, prompts_per_step=4, max_steps=3, value_warmup_steps=1)
+    one, two = policy(), policy()
+    expected = list(ppo.train(one, TOKENIZER, ROWS, coin, config))
+    critic = new_critic(two)
+    state = ppo.start(two, critic, config)
+    for row in expected:
+        metrics, batch = ppo.step(two, TOKENIZER, ROWS, coin, config, state, critic)
+        assert str(metrics) == str(row)  # explained_variance may be NaN
+        for tensor in (batch.advantages, batch.values, batch.returns):
+            assert tensor.shape == batch.rollout.completion_mask.shape
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_part_of_a_batch_has_the_rows_of_its_prompts_without_idle_columns():
+    batch, _ = gather(prompts_per_step=4, group_size=4)
+    rollout = batch.rollout
+    numbers = torch.arange(rollout.completion_mask.numel()).view(rollout.completion_mask.shape)
+    whole = replace(batch, advantages=numbers[:, 0], values=numbers, ref_logprobs=numbers)
+    part = whole.pick(torch.tensor([2, 0]))
+    rows, T = [*range(8, 12), *range(4)], part.rollout.completion_ids.shape[1]
+    assert torch.equal(part.advantages, numbers[rows, 0]) and torch.equal(part.values, numbers[rows, :T])
+    assert torch.equal(part.ref_logprobs, part.values) and part.returns is None
+    assert torch.equal(part.rewards, batch.rewards[[2, 0]])
+
+
+def test_a_price_for_kl_without_a_reference_is_refused():
+    batch, _ = gather()
+    with pytest.raises(OptionError, match="beta=0.1 needs a reference"):
+        add_reference(batch, None, replace(CONFIG, beta=0.1))
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("method", ["grpo", "ppo"])
+def test_weights_that_grow_too_large_end_the_run_at_their_step(method):
+    """The row of the step is never given out, so nothing is saved over a good checkpoint."""
+    model = policy().float()
+    options = {"group_size": 4, "prompts_per_step": 4, "learning_rate": 1e12, "max_steps": 5}
+    config = GRPOConfig(3, **options) if method == "grpo" else PPOConfig(3, **options)
+    rows = {"grpo": grpo, "ppo": ppo}[method].train(model, TOKENIZER, ROWS, length, config)
+    with pytest.raises(NonFiniteError, match="step 1 the model's logits are not finite.* learning rate"):
+        list(rows)
+
+
+def test_an_update_that_is_not_finite_is_taken_back():
+    model, config = policy().float(), replace(CONFIG, group_size=8, learning_rate=1e30)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(NonFiniteError, match=r"inf after step 1 with learning rate 1e\+30.* as they were"):
+        list(grpo.train(model, TOKENIZER, ROWS, length, config))
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_rollout_with_a_log_prob_that_is_not_finite_is_no_sample(monkeypatch):
+    rollout = gather()[0].rollout
+    spoiled = rollout.logprobs.clone()
+    spoiled[3, 0] = float("nan")
+    monkeypatch.setattr(step, "generate", lambda *_, **__: replace(rollout, logprobs=spoiled))
+    with pytest.raises(NonFiniteError, match="weights are broken; go back to the last good checkpoint"):
+        sample(policy(), TOKENIZER, ["a"], CONFIG, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"delta": 1.1}, r"delta=1.1 must be above 1 \+ clip_high=1.2"),
+        ({"delta": 2.0, "surrogate": "cispo"}, "caps the ratio of surrogate='clip' only"),
+        ({"use_bias_correction_kl": True, "kl_in": "reward"}, "a reward has no gradient"),
+        ({"num_mini_batches": 4}, "num_mini_batches=4 is above prompts_per_step=3"),
+        ({"std_eps": -1e-9}, "std_eps=-1e-09 must be at least 0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm=-1.0 must be at least 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be a finite number"),
+        ({"correction": 2}, "correction=2 must be at most 1"),
+    ],
+)
+def test_options_that_do_not_go_together_say_why(options, message):
+    with pytest.raises(OptionError, match=message):
+        replace(CONFIG, **options)

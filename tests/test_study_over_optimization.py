@@ -13,7 +13,6 @@ import torch
 from chaptercode import chapter
 
 from nanogrpo import grpo, weights
-from nanogrpo.errors import CorpusError
 from nanogrpo.show import stats
 from nanogrpo.show.seeds import curves, study_runs
 from nanogrpo.show.studies import STUDIES, environment
@@ -225,12 +224,9 @@ def test_independent_noise_never_turns_the_judge(code):
 
 
 @pytest.mark.slow
-def test_the_first_steps_of_a_run_can_be_made_again(study):
+def test_the_first_steps_of_a_run_can_be_made_again(study, corpus):
     proxies, run = study
-    try:
-        world = proxies.World.load()
-    except CorpusError as error:
-        pytest.skip(f"tiny Shakespeare is not here: {error}")
+    world = proxies.World.load()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -242,8 +238,7 @@ def test_the_first_steps_of_a_run_can_be_made_again(study):
     finally:
         torch.set_num_threads(threads)
     logged = study_runs("over_optimization/steps")
-    for row, (_, line) in zip(
-        rows, logged[(logged["run"] == "grpo") & (logged["seed"] == 0)].iterrows(), strict=False
-    ):
-        for name in ("reward", "rewards/Judge/mean", "entropy"):
-            assert row[name] == pytest.approx(line[name], abs=0.02)
+    for name in ("reward", "rewards/Judge/mean", "entropy"):
+        seeds = curves(logged, "grpo", name).iloc[:3]
+        error = seeds.std(axis=1).max()  # between seeds; a token that rounding turns changes less
+        assert [row[name] for row in rows] == pytest.approx(seeds[0].tolist(), abs=error)

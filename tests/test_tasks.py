@@ -88,7 +88,7 @@ def test_a_third_task_is_one_class(monkeypatch):
 
 def test_what_is_no_task_is_refused(monkeypatch):
     for name in ("Addition", "", "plays", "tinyshakespeare"):
-        with pytest.raises(OptionError, match="unknown; choose one of addition, lines$"):
+        with pytest.raises(OptionError, match=f"unknown; choose one of {', '.join(TASKS)}$"):
             find(name)
     with pytest.raises(TypeError, match="abstract"):
         type("Half", (Task,), {"name": "half"})()

@@ -1,9 +1,10 @@
 """The trainer's own update, over every group that can be drawn: what it ascends, exactly.
 
-``test_exact.py`` proves the loss; here the same sums run through ``nanogrpo.grpo.improve``, so a reference
+``test_exact.py`` proves the loss; here the same sums run through ``nanogrpo.step.update``, so a reference
 that is not frozen, a shifted target or a wrong denominator in the trainer has nowhere to hide.
 """
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from mathcheck import Recorder, close
 from test_exact import EOS, PAD, PROMPT, T, binary, per_token_kl_gradient, tiny
 
-from nanogrpo import experience, grpo, rollout
+from nanogrpo import grpo, packed, rollout, step
 from nanogrpo.rollout import Rollout
 from nanogrpo.teach.exact import Microscope, pad
 
@@ -21,12 +22,12 @@ def test_the_trainer_samples_and_scores_with_the_functions_proven_here():
     uniforms = rollout.draw_uniforms(60, T, torch.Generator().manual_seed(0), tiny().head.weight)
     arguments = (tiny(), *pad([PROMPT, [2, 0, 2]]))
     options = {"group_size": 30, "max_new_tokens": T, "eos_id": EOS, "pad_id": PAD, "uniforms": uniforms}
-    simple, used = rollout.generate(*arguments, **options), experience.generate(*arguments, **options)
+    simple, used = rollout.generate(*arguments, **options), step.generate(*arguments, **options)
     same = torch.equal(simple.completion_ids, used.completion_ids)
     same = same and torch.equal(simple.completion_mask, used.completion_mask)
     assert same, "the fast path samples otherwise: is EOS left out of the mask?"
     a = rollout.completion_logits(*arguments, simple.completion_ids)
-    b = grpo.completion_logits(*arguments, simple.completion_ids)
+    b = packed.completion_logits(*arguments, simple.completion_ids)
     mask = simple.completion_mask[..., None]
     close(b.where(mask, 0), a.where(mask, 0), "the fast path's logits differ: a shift by one?", 1e-10)
 
@@ -47,9 +48,10 @@ def expected_update(beta, rewards, **options):
     for i, j in product(range(15), repeat=2):
         pair = [i, j]
         drawn = Rollout(*pad([PROMPT]), scope.ids[pair], scope.mask[pair], table[pair], truncated[pair], 2)
-        groups = experience.Groups(drawn, rewards[pair][None], {})
-        advantages, _ = grpo.compare(groups, reference if beta else None, config)
-        grpo.improve(model, reference, recorder, drawn, advantages, config, "here")
+        batch = step.Batch(drawn, rewards[pair][None], {})
+        batch, _ = step.add_reference(batch, reference if beta else None, config)
+        batch, _ = grpo.compute_advantages(batch, config)
+        step.update(batch, partial(grpo.compute_loss, model, config), [recorder], config, "here")
         total = total + p[i] * p[j] * recorder.gradient
     for p in reference.parameters():
         assert p.grad is None, "the reference got a gradient: it is not detached"
@@ -75,12 +77,12 @@ def test_2B_18_the_trainer_s_penalty_descends_the_kl_to_the_reference(beta):
 ZERO = torch.zeros(15, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("advantage", ["group", "leave_one_out", "none"])
-def test_2D_33_k1_in_the_reward_descends_the_kl_of_whole_completions(advantage):
+@pytest.mark.parametrize("baseline", ["group", "leave_one_out", "none"])
+def test_2D_33_k1_in_the_reward_descends_the_kl_of_whole_completions(baseline):
     """Unlike the KL in the loss, it also counts which prefixes the policy visits."""
-    options = {"kl_in": "reward", "aggregation": "sequence_sum", "advantage": advantage}
+    options = {"kl_in": "reward", "aggregation": "sequence_sum", "baseline": baseline}
     scope, found = expected_update(0.5, ZERO, **options)
-    shrink = 0.5 if advantage == "group" else 1.0  # (G-1)/G: the group's mean contains the completion itself
+    shrink = 0.5 if baseline == "group" else 1.0  # (G-1)/G: the group's mean contains the completion itself
     whole = Microscope(tiny(), [PROMPT], T, reference=tiny(1))
     expected = 0.5 * shrink * whole.gradient(whole.kl())
     close(found, expected, "k1 in the reward does not descend KL(policy || reference): its sign?", 1e-10)
@@ -89,17 +91,17 @@ def test_2D_33_k1_in_the_reward_descends_the_kl_of_whole_completions(advantage):
 
 def test_2D_33_k3_in_the_reward_does_not():
     _, found = expected_update(
-        0.5, ZERO, kl_in="reward", kl_estimator="k3", aggregation="sequence_sum", advantage="none"
+        0.5, ZERO, kl_in="reward", kl_estimator="k3", aggregation="sequence_sum", baseline="none"
     )
     whole = Microscope(tiny(), [PROMPT], T, reference=tiny(1))
     expected = 0.5 * whole.gradient(whole.kl())
     assert (found - expected).norm() > 0.05 * expected.norm()
 
 
-@pytest.mark.parametrize("advantage", ["none", "leave_one_out"])
-def test_2B_12_reinforce_and_leave_one_out_ascend_the_exact_gradient(advantage):
+@pytest.mark.parametrize("baseline", ["none", "leave_one_out"])
+def test_2B_12_reinforce_and_leave_one_out_ascend_the_exact_gradient(baseline):
     rewards = binary(Microscope(tiny(), [PROMPT], T))
-    scope, found = expected_update(0.0, rewards, aggregation="sequence_sum", advantage=advantage)
+    scope, found = expected_update(0.0, rewards, aggregation="sequence_sum", baseline=baseline)
     close(found, -scope.gradient(scope.objective(rewards)), "the mean update is not the policy gradient")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from widgetcheck import PHONE, WIDE, call, close, mount, numbers
+from widgetcheck import PHONE, WIDE, call, close, code_of, mount, numbers
 
 from nanogrpo.advantages import group_advantages, leave_one_out
 from nanogrpo.errors import GroupSizeError, OptionError
@@ -170,6 +170,15 @@ def test_the_chapters_hold_the_scripts_of_the_package():
         for model in widget_state(nbformat.read(path, as_version=4)).values():
             if "_esm" in model["state"]:
                 name = model["state"]["_anywidget_id"].split(".")[-2]
-                assert model["state"]["_esm"] == script(name), (
+                assert code_of(model["state"]["_esm"]) == code_of(script(name)), (
                     f"{path.name} has an old {name}.js; run it again"
                 )
+
+
+def test_only_code_makes_a_script_another():
+    code = script("difficulty")
+    talk = "// More words.\n" + code.replace(";\n", ";  // and here\n\n", 1)
+    assert talk != code and code_of(talk) == code_of(code)
+    assert code_of(code.replace("Math.sqrt", "Math.cbrt", 1)) != code_of(code)
+    address = 'const at = "https://www.w3.org/2000/svg";'
+    assert code_of(address) == address

@@ -403,7 +403,7 @@ def test_the_collapse_plays_and_pauses(figure):
     assert field.input_value() == stopped
     assert page.locator("output").get_attribute("aria-live") == "polite"
     page.get_by_role("button", name="Play the collapse").click()
-    page.wait_for_function("() => document.querySelector('input[type=number]').value == 1", timeout=20_000)
+    page.wait_for_function("() => document.querySelector('input[type=number]').value == 1")
     page.get_by_role("button", name="Play the collapse").wait_for()
     assert "One token is certain" in readout(page)
 

@@ -11,7 +11,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-import torch
 from widgetcheck import PHONE, WIDE, call, close, mount
 
 from nanogrpo import grpo
@@ -44,15 +43,21 @@ def study(name):
 # --- the log of the rollout study
 
 
-def test_the_study_makes_the_steps_of_the_trainer():
+def test_the_study_makes_the_steps_of_the_trainer(monkeypatch, tmp_path):
     run = study("rollouts")
     config = replace(run.CONFIG, max_steps=2, prompts_per_step=4)
-    (one, _), (two, _) = run.load("addition"), run.load("addition")
-    problems = run.TASK.split()[0]
-    expected = list(grpo.train(one, run.TASK.tokenizer, problems, run.exact_match, config))
-    for row, (metrics, _, _) in zip(expected, run.steps(two, config), strict=True):
-        assert {name: row[name] for name in metrics} == metrics
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    monkeypatch.setattr(run, "CONFIG", config)
+    monkeypatch.setattr(run, "EVERY", 1)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--output", str(tmp_path / "log.json")])
+    run.main()
+    log = json.loads((tmp_path / "log.json").read_text())["steps"]
+    model, _ = run.load("addition")
+    expected = list(grpo.train(model, run.TASK.tokenizer, run.TASK.split()[0], run.exact_match, config))
+    names = ("step", "reward", "clip_ratio/region_mean")
+    assert [[record[name] for name in names] for record in log] == [
+        [round(row[name], 4) for name in names] for row in expected
+    ]
+    assert any(any(row["log_ratios"]) for group in log[1]["groups"] for row in group["completions"])
 
 
 def test_the_log_of_the_rollouts_is_whole_and_names_what_made_it():
@@ -262,7 +267,7 @@ def test_links_lead_to_the_lines_of_the_package():
         ).groups()
         lines = (ROOT / path).read_text(encoding="utf-8").splitlines()[int(first) - 1 : int(last)]
         start = next(line for line in lines if not line.startswith("@"))
-        assert start.startswith(f"def {name.rsplit('.', 1)[1]}(") and lines[-1].startswith("    return")
+        assert start.startswith(f"def {name.rsplit('.', 1)[1]}(") and lines[-1].lstrip().startswith("return")
     assert RolloutViewer.of(LOG).sources["clip"]["url"] == source_link("nanogrpo.losses.clipped_surrogate")
     with pytest.raises(AttributeError):
         source_link("nanogrpo.losses.nothing")
@@ -275,7 +280,9 @@ def test_the_book_counts_the_lines_anew_when_it_is_built():
     name = SOURCES["clip"]
     now = json.dumps({"sources": RolloutViewer.of(LOG).sources, "other": "stays"})
     then = re.sub(r"#L\d+-L\d+", "#L1-L2", now)
-    assert then != now and relink(then) == now and source_link(name) in now
+    assert then != now and relink(then, pytest.fail) == now and source_link(name) in now
+    heard, gone = [], then.replace(name, "nanogrpo.losses.no_such_function")
+    assert relink(gone, heard.append).count("#L1-L2") == 1 and "no_such_function" in heard[0]
 
 
 # --- read-outs at the limits

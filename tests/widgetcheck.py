@@ -18,6 +18,12 @@ CALL = """async ([source, name, rows]) => {
 }"""
 
 
+def code_of(script: str) -> str:
+    """A script without its comments and blank lines, which no reader of a page notices."""
+    lines = (re.sub(r"(^|\s)//.*$", "", line).rstrip() for line in script.splitlines())
+    return "\n".join(filter(None, lines))
+
+
 def call(browser, widget: str, function: str, rows: list[tuple]) -> list:
     """The results of a function that a widget's script exports, one for each row of arguments."""
     page = browser.new_page()
@@ -55,7 +61,7 @@ def mount_state(context, states: list[dict]):
     )
     ready = "n => document.querySelectorAll('output').length >= n"
     try:
-        page.wait_for_function(ready, arg=len(states), timeout=10_000)
+        page.wait_for_function(ready, arg=len(states))
     except Exception as error:
         raise AssertionError(f"a widget was not drawn: {page.trouble}") from error
     return page

@@ -6,7 +6,6 @@ differ between machines. `clean` removes them, `problems` names what a reader wo
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
@@ -24,6 +23,7 @@ ANSI_CURSOR = re.compile(r"\x1b\[\d*[A-DGJK]")
 CELL_FILE = re.compile(r"\S*[/\\]ipykernel_\d+[/\\]\d+\.py")
 CLOCK = r"(?:\d+:)?\d+:\d+"
 # tqdm writes "[00:12<00:03,  4.1it/s, reward=0.53]"; only what follows the rate says something about the run.
+# TQDM_DISABLE would leave nothing: the last frame tells a reader how many steps ran, and how they ended.
 TQDM = re.compile(
     rf"\s*\[{CLOCK}(?:(?:<|&lt;)(?:\?|{CLOCK}))?,\s*[?\d.]+[kMG]?[^\s,\]]*/[^\s,\]]+(?:,\s*([^\]\n]*))?\]"
 )
@@ -115,38 +115,22 @@ def references(model: dict) -> list[str]:
     return re.findall(r"IPY_MODEL_(\w+)", json.dumps(model["state"]))
 
 
-def bar_text(box: dict, state: dict) -> str | None:
-    """The text of a progress bar that tqdm drew as a row of widgets (text, bar, text), or None."""
-    parts = [state.get(name.removeprefix("IPY_MODEL_")) for name in box["state"].get("children", [])]
-    kinds = [part and part["model_name"] for part in parts]
-    if box["model_name"] != "HBoxModel" or kinds != ["HTMLModel", "FloatProgressModel", "HTMLModel"]:
-        return None
-    left, bar, right = (part["state"] for part in parts)
-    full = round(10 * bar["value"] / bar["max"]) if bar.get("max") else 0
-    text = f"{left['value']}|{'█' * full}{' ' * (10 - full)}|{right['value']}"
-    return html.unescape(text).replace("\u2007", " ").rstrip()
+def drop_views(nb):
+    """Drop the widgets that no output needs.
 
-
-def flatten_bars(nb):
-    """Store tqdm's widgets as the text they end with: it needs no kernel and no script, and has a theme.
-
-    A widget that brings a picture of its own, as the dashboard does, is stored as that for the same reasons.
+    A widget that brings a picture of its own, as the dashboard does, is stored as that: it needs no kernel
+    and no script, and has a theme. One that was closed while its cell ran has no model any more.
     """
     state, shown = widget_state(nb), []
     for cell in nb.cells:
-        kept = []
-        for output in cell.get("outputs", []):
-            if "text/html" in output.get("data", {}):
-                output.data.pop(VIEW, None)
-            name = output.get("data", {}).get(VIEW, {}).get("model_id")
-            text = bar_text(state[name], state) if name in state else None
-            if text:
-                kept.append(nbformat.v4.new_output("display_data", {"text/plain": text}))
-            elif name is None or name in state:  # a bar with leave=False has closed its model
-                kept.append(output)
-                shown += [name] if name else []
-        if "outputs" in cell:
-            cell.outputs = kept
+        for output in list(cell.get("outputs", [])):
+            view = output.get("data", {}).get(VIEW, {}).get("model_id")
+            if view and "text/html" in output.data:
+                del output.data[VIEW]
+            elif view in state:
+                shown.append(view)
+            elif view:
+                cell.outputs.remove(output)
     prune(state, shown)
     if not state:
         nb.metadata.pop("widgets", None)
@@ -178,7 +162,7 @@ def renumber_widgets(nb):
 
 def clean(nb, paths: dict[str, str]):
     """The notebook as it is stored."""
-    nb = flatten_bars(nb)
+    nb = drop_views(nb)
     for cell in nb.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":

@@ -4,13 +4,13 @@
     python book/_ext/execute.py book/quickstart.ipynb --output copy.ipynb   one chapter, into a copy
 
 A diff of a chapter then shows what a change did, and nothing else (see clean.py). A chapter is refused if an
-output names a path of this machine, or if a figure has no alt text.
+output names a path of this machine, or if a figure has no alt text. With --all, chapters that read tiny
+Shakespeare keep their outputs where it cannot be had.
 """
 
 from __future__ import annotations
 
 import argparse
-import html
 import os
 import re
 import shutil
@@ -22,6 +22,7 @@ from pathlib import Path
 import nbformat
 import yaml
 from clean import clean, machine_paths, problems
+from corpus import missing, needs_corpus, use_copy_beside
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
@@ -57,9 +58,8 @@ class Client(NotebookClient):
         content = msg["content"]
         if msg["msg_type"] == "comm_close":  # a closed widget leaves no state behind
             self.widget_state.pop(content["comm_id"], None)
-        state = content.get("data", {}).get("state", {}) if msg["msg_type"] == "comm_msg" else {}
-        text = state.get("value") if isinstance(state.get("value"), str) else content.get("text", "")
-        frames = [f.strip() for f in re.split(r"[\r\n]", html.unescape(text)) if re.search(r"\d+/\d+\s", f)]
+        lines = re.split(r"[\r\n]", content.get("text", ""))
+        frames = [line.strip() for line in lines if re.search(r"\d+/\d+\s", line)]
         if frames:
             self.show(f"{self.head} {frames[-1]}", end="")
         return super().process_message(msg, cell, cell_index)
@@ -75,6 +75,19 @@ class Client(NotebookClient):
         self.show(f"{self.line} {time.perf_counter() - self.clock:6.1f} s")
 
 
+def kernels() -> dict[str, str]:
+    """Settings with which x86 processors of different makes and years round alike: all take what AVX2 has.
+
+    A convenience where outputs are stored and compared, so that a diff shows what a change did. Comparisons
+    do not rest on it: other processors round otherwise (see tests/tolerance.py). Both settings are needed.
+    """
+    import torch
+
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return {}  # another make, one older than AVX2, or told to take plainer kernels
+    return {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
 def run(path: Path, output: Path, timeout: int) -> list[str]:
     """Execute one notebook in its own folder, write the cleaned result to `output`, return its problems."""
     nb = nbformat.read(path, as_version=4)
@@ -83,7 +96,8 @@ def run(path: Path, output: Path, timeout: int) -> list[str]:
     client.title, client.total = path.stem, len(nb.cells)
     client.on_cell_execute, client.on_cell_executed = client.started, client.finished
     client.resources = {"metadata": {"path": str(path.parent)}}
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    settings = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment = {**kernels(), **os.environ, **settings}
     # With a terminal behind its stderr, tqdm would draw its bar as wide as that terminal.
     with tempfile.TemporaryFile() as log:
         try:
@@ -111,8 +125,10 @@ def main() -> int:
     if not (todo or args.all) or (args.output and len(todo) > 1):
         parser.error("name a notebook, or --all; --output goes with one notebook")
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    use_copy_beside()
+    kept = [path for path in todo if args.all and needs_corpus(path) and missing()]
     failed = 0
-    for path in todo:
+    for path in (path for path in todo if path not in kept):
         try:
             found = run(path, args.output or path, args.timeout)
         except (CellExecutionError, DeadKernelError, TimeoutError) as error:
@@ -120,6 +136,8 @@ def main() -> int:
         failed += bool(found)
         for line in found:
             print(f"{path.name}: {line}", file=sys.stderr)
+    if kept:
+        print(f"Kept the stored outputs of {', '.join(path.stem for path in kept)}. {missing()}")
     return 1 if failed else 0
 
 

@@ -22,13 +22,15 @@ EMPTY_HEADER = re.compile(r"<th((?: [^>]*)?)>(?:\s|&nbsp;|<p></p>)*</th>")
 CITATION_ROLE = re.compile(r'(<div class="citation"[^>]*) role="doc-biblioentry"')
 # A span around each word, of which the API page would have ten thousand.
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
+# The arrow that opens a part of the contents has no name of its own.
+ARROW = re.compile(r'<summary>(?=<span class="toctree-toggle")')
 SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')
 
 
 def mend(text: str, search_page: bool = False) -> str:
     """The page without what it needs not, and with names and landmarks that fit what it shows."""
     text = ICON_SCRIPT.sub("", text)
-    text = HIDING_NAME.sub(r"\1", text)
+    text = ARROW.sub('<summary aria-label="Pages below">', HIDING_NAME.sub(r"\1", text))
     # A corner above the names of rows, or above remarks, is no header of anything.
     text = HEAD.sub(lambda head: EMPTY_HEADER.sub(r"<td\1></td>", head[0]), text)
     text = WORD.sub(r"\1", text)

@@ -1,54 +1,51 @@
 """What the book needs of Sphinx beyond its configuration.
 
-- Where `vendor.py` brought MathJax in, formulas are typeset while the book is built (formulas.py), and the
-  scripts of the widget manager are served by the book itself; without them the defaults (CDNs) stay.
-- Widgets are run by `widgets-host.js`, which loads the widget manager only where one of them needs it.
+- Formulas are typeset by KaTeX while the book is built, for the fonts of `make fonts`. Without those they are
+  MathML, which a browser draws in a font of its own; without node, the browser typesets them.
+- Widgets are run by `widgets-host.js`, without the widget manager.
 - The Colab badge, which a notebook must name by a remote address to show it on Colab, is served here too.
 - A widget that links to lines of the package gets their numbers as they are now, not as when it was run.
 - sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
 - The theme's second search field is dropped.
 - What else the theme does on every page, and should not, is mended (pages.py); its icons are cut (icons.py).
 - A docstring may name an object of the package by the end of its path, if only one ends so.
-- A line `::: nanogrpo.module` on the API page becomes a heading with that module's documentation below it.
 """
 
 from __future__ import annotations
 
-import json
 import re
+import shutil
+from functools import partial
 from pathlib import Path
 
-from formulas import typeset_all
 from icons import write_icons
 from pages import mend_all
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
+from sphinxcontrib import katex
 
 COLAB_BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-MODULE_LINE = re.compile(r"^::: (nanogrpo(?:\.\w+)*)$", re.MULTILINE)
 SOURCE_LINK = re.compile(r'"name": "(nanogrpo[\w.]+)", "url": "[^"]*"')
-MODULE_BLOCK = "## `{0}`\n\n```{{eval-rst}}\n.. automodule:: {0}\n```\n"
 
 
-def serve_scripts(app, config):
-    """Point at the book's own copies of the widget manager's scripts, where there are any."""
-    manager = list(config.nb_ipywidgets_js.items())
-    if any(Path(app.confdir, folder, "vendor").is_dir() for folder in config.html_static_path):
-        names = ("vendor/requirejs/require.js", "widgets-setup.js", "vendor/html-manager/embed-amd.js")
-        manager = [(name, {}) for name in names]  # relative to widgets-host.js
-    else:
-        logging.getLogger(__name__).info("no scripts in _static/vendor: the pages load them from CDNs")
-    config.nb_ipywidgets_js = {"widgets-host.js": {"data-manager": json.dumps(manager)}}
+def choose_formulas(app, config):
+    """KaTeX's page without a remote address: with its own fonts, or as MathML."""
+    config.katex_prerender = shutil.which("node") is not None
+    config.katex_css_path = "vendor/katex/katex.min.css"
+    katex.KATEX_DEFAULT_OPTIONS["throwOnError"] = True  # a mistake ends the build, with the formula's text
+    # Its Unix socket exists before it listens, and five seconds are too few: on a busy machine builds broke.
+    katex.KaTeXServer.start_server_process = katex.KaTeXServer.start_network_socket
+    katex.STARTUP_TIMEOUT = katex.RENDER_TIMEOUT = 60.0
+    if not any(Path(app.confdir, name, config.katex_css_path).exists() for name in config.html_static_path):
+        config.katex_css_path = "katex-math.css"  # the extension's own rules, which it lists a second time
+        config.katex_options = "output: 'mathml'"
+        katex.KATEX_DEFAULT_OPTIONS["output"] = "mathml"
+        logging.getLogger(__name__).info("no fonts of KaTeX (make fonts): formulas are MathML")
 
 
 def drop_second_search(app, config):
     """The search field stands in the sidebar; the theme would set another one above the page."""
     config.html_theme_options.setdefault("navbar_persistent", [])
-
-
-def expand_modules(app, docname, source):
-    if docname.endswith("api"):
-        source[0] = MODULE_LINE.sub(lambda match: MODULE_BLOCK.format(match[1]), source[0])
 
 
 def find_by_ending(app, env, node, contnode):
@@ -70,18 +67,27 @@ def clean_page(app, pagename, templatename, context, doctree):
         context["body"] = context["body"].replace(COLAB_BADGE, badge)
 
 
-def relink(text: str) -> str:
+def relink(text: str, warn) -> str:
     """The state of widgets, with the present lines of every function that it links to."""
+    from nanogrpo.errors import SourceError
     from nanogrpo.show.source import source_link
 
-    return SOURCE_LINK.sub(lambda match: f'"name": "{match[1]}", "url": "{source_link(match[1])}"', text)
+    def link(match):
+        try:
+            return f'"name": "{match[1]}", "url": "{source_link(match[1])}"'
+        except SourceError as error:
+            warn(f"a widget links to what is gone, run the chapter again: {error}")
+            return match[0]
+
+    return SOURCE_LINK.sub(link, text)
 
 
 def relink_widgets(app, pagename, templatename, context, doctree):
     for script in context["script_files"]:
         attributes = getattr(script, "attributes", {})
         if "widget-state" in str(attributes.get("type")):
-            attributes["body"] = relink(attributes["body"])
+            warn = partial(logging.getLogger(__name__).warning, location=pagename)
+            attributes["body"] = relink(attributes["body"], warn)
 
 
 def _describe(script) -> str:
@@ -89,14 +95,12 @@ def _describe(script) -> str:
 
 
 def setup(app):
-    app.connect("config-inited", serve_scripts, priority=1)
+    app.connect("config-inited", choose_formulas, priority=1)
     app.connect("config-inited", drop_second_search, priority=1)
-    app.connect("source-read", expand_modules)
     app.connect("missing-reference", find_by_ending)
     app.connect("html-page-context", clean_page, priority=900)
     app.connect("html-page-context", relink_widgets, priority=901)
     app.connect("builder-inited", mend_all)
-    app.connect("builder-inited", typeset_all)
     app.connect("build-finished", write_icons)
     app.add_css_file("icons.css", priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -1,8 +1,6 @@
 // Runs the page's widgets. Browser widgets (anywidgets: their script is in the page) are mounted right here,
-// without RequireJS and without the widget manager. A page that holds any other widget loads the manager for
-// all of them, from the scripts that this tag names in data-manager.
+// without RequireJS and without the widget manager, 0.9 MB. Any other widget would be dead without a kernel.
 (() => {
-  const own = document.currentScript;
   const find = (kind) => [...document.querySelectorAll(`script[type="application/vnd.jupyter.widget-${kind}+json"]`)];
 
   // The part of a widget's model that anywidget promises to a script: values and events, but no kernel.
@@ -45,22 +43,15 @@
     await widget.render({ model, el });
   }
 
-  function loadManager() {
-    JSON.parse(own.dataset.manager).forEach(([src, attributes]) => {
-      const script = document.createElement("script");
-      Object.entries(attributes).forEach(([name, value]) => script.setAttribute(name, value));
-      script.async = false; // in this order
-      script.src = new URL(src, own.src);
-      document.head.append(script);
-    });
-  }
-
   function run() {
     const models = Object.assign({}, ...find("state").map((e) => JSON.parse(e.textContent).state));
-    const views = find("view").map((place) => [place, JSON.parse(place.textContent).model_id]);
-    if (!views.every(([, id]) => models[id]?.model_module === "anywidget")) return loadManager();
     const running = {}; // one model for all views of a widget
-    for (const [place, id] of views) {
+    for (const place of find("view")) {
+      const id = JSON.parse(place.textContent).model_id;
+      if (models[id]?.model_module !== "anywidget") {
+        place.replaceWith("This widget needs a kernel: open the chapter on Colab or in JupyterLab.");
+        continue;
+      }
       running[id] ??= start(models[id].state);
       mount(place, running[id]).catch((error) => console.error("a widget did not start:", error));
     }

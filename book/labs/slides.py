@@ -3,8 +3,8 @@
     _build/slides/part-1.html ...      one file a part, with everything in it; open it in a browser
 
 A chapter gives a title slide with what its readers will be able to do, one slide for each figure with its
-caption, and one with its summary. Arrow keys, space and Page Down turn the pages; printing gives one slide a
-page.
+caption, and its summary. Formulas are MathML. Arrow keys, space and Page Down turn the pages; printing gives
+one slide a page.
 """
 
 from __future__ import annotations
@@ -12,16 +12,27 @@ from __future__ import annotations
 import html
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
 import yaml
+from latex2mathml.converter import convert
 from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
 from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build" / "slides"
-MARKDOWN = MarkdownIt()
+READABLE = 700  # characters of a list on one slide
+
+
+def formula(tex: str, options: dict) -> str:
+    """A formula as MathML, which browsers draw themselves."""
+    return convert(tex, display="block" if options["display_mode"] else "inline")
+
+
+MARKDOWN = MarkdownIt().use(dollarmath_plugin, renderer=formula)
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #ffffff; --soft: #5c5c5c; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #14171a; --soft: #a8a8a8; } }
@@ -61,12 +72,33 @@ def section(inside: str) -> str:
     return f"<section>\n{inside}\n</section>"
 
 
-def items(text: str, after: str) -> list[str]:
-    """The list that follows a phrase or a heading, as lines of Markdown without cross-references."""
-    match = re.search(re.escape(after) + r".*?\n((?:- .*(?:\n(?!\n|-).*)*\n?)+)", text + "\n", re.DOTALL)
-    rows = re.split(r"^- ", match.group(1), flags=re.MULTILINE)[1:] if match else []
-    rows = [" ".join(row.split()) for row in rows]
-    return [re.sub(r"\{[\w:]+\}`([^`]*)`|\[([^]]*)\]\([^)]*\)", r"\1\2", row) for row in rows]
+def plain(text: str) -> str:
+    """Markdown in one line, without what only the book understands: roles, and links to other chapters."""
+    text = re.sub(r"\{[\w:]+\}`([^`]*)`", r"\1", " ".join(text.split()))
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
+
+
+def items(cells: list[str], after: str) -> list[str]:
+    """The first list behind a phrase, in the cell of the phrase or the next, as inline Markdown."""
+    text = next((cell[cell.index(after) :] for cell in cells if after in cell), "")
+    found = []
+    for token, inline in pairwise(MARKDOWN.parse(text)):
+        if token.type == "bullet_list_close" or found and token.type == "heading_open":
+            break
+        if token.type == "paragraph_open" and token.level == 2:  # of a list's item
+            found.append(plain(inline.content))
+    return found
+
+
+def listed(title: str, rows: list[str]) -> list[str]:
+    """Slides with a heading and a list, as many as it takes to keep each readable."""
+    pages: list[list[str]] = [[]]
+    for row in rows:
+        if pages[-1] and sum(map(len, pages[-1])) + len(row) > READABLE:
+            pages.append([])
+        pages[-1].append(row)
+    lists = [[f"<li>{MARKDOWN.renderInline(row)}</li>" for row in page] for page in pages]
+    return [section("\n".join([title, "<ul>", *rows, "</ul>"])) for rows in lists]
 
 
 def figures(notebook: NotebookNode) -> list[str]:
@@ -78,7 +110,7 @@ def figures(notebook: NotebookNode) -> list[str]:
         if "figure" in said and pictures:
             alt = html.escape(said.get("image", {}).get("alt", ""))
             picture = f'<img alt="{alt}" src="data:image/png;base64,{pictures[0].replace(chr(10), "")}">'
-            caption = MARKDOWN.renderInline(re.sub(r"\{[\w:]+\}`[^`]*`", "", said["figure"]["caption"]))
+            caption = MARKDOWN.renderInline(plain(said["figure"]["caption"]))
             slides.append(section(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"))
     return slides
 
@@ -86,14 +118,10 @@ def figures(notebook: NotebookNode) -> list[str]:
 def chapter(path: Path) -> list[str]:
     """All slides of one chapter."""
     notebook = nbformat.read(path, as_version=4)
-    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    title = MARKDOWN.renderInline(re.search(r"^# (.*)", text, re.MULTILINE).group(1))
-    aims, summary = items(text, "Afterwards you can"), items(text, "## Summary")
-    listed = {name: MARKDOWN.render("\n".join(f"- {row}" for row in rows)) for name, rows in
-              (("aims", aims), ("summary", summary)) if rows}  # fmt: skip
-    first = section(f"<h1>{title}</h1>\n" + listed.get("aims", ""))
-    last = [section(f"<h2>{title}: summary</h2>\n{listed['summary']}")] if summary else []
-    return [first, *figures(notebook), *last]
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    title = MARKDOWN.renderInline(plain(re.search(r"^# (.*)", cells[0], re.MULTILINE).group(1)))
+    first = listed(f"<h1>{title}</h1>", items(cells, "Afterwards you can"))
+    return [*first, *figures(notebook), *listed(f"<h2>{title}: summary</h2>", items(cells, "## Summary"))]
 
 
 def page(caption: str, chapters: list[Path]) -> str:

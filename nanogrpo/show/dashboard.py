@@ -10,17 +10,21 @@ import base64
 import copy
 import html
 import io
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import traitlets
 
 from nanogrpo import grpo
+from nanogrpo.errors import LoopError, NanoGRPOError, OptionError, check_whole
 from nanogrpo.model import GPT
-from nanogrpo.show.plotting import LABELS, plot_runs
+from nanogrpo.show.live import add_row
+from nanogrpo.show.plotting import LABELS, check_metrics, plot_runs
 from nanogrpo.state import TrainState
 from nanogrpo.tasks import Problem, RewardFunction
 from nanogrpo.tokenizer import CharTokenizer
@@ -30,13 +34,36 @@ PAUSE = 0.02  # seconds between two steps in which the kernel hears the buttons
 REDRAW = 1.0  # seconds between two drawings
 
 
+class _Slider(ipywidgets.FloatSlider):
+    """A slider that refuses a value outside its range; ipywidgets would silently take the nearest end."""
+
+    @traitlets.validate("value")
+    def _validate_value(self, proposal):
+        return _within(self.description, proposal["value"], self.min, self.max)
+
+
+class _LogSlider(ipywidgets.FloatLogSlider):
+    """Likewise, for a slider of exponents."""
+
+    @traitlets.validate("value")
+    def _validate_value(self, proposal):
+        return _within(self.description, proposal["value"], self.base**self.min, self.base**self.max)
+
+
+def _within(what: str, value: float, low: float, high: float) -> float:
+    # A power of ten is one only up to rounding.
+    if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
+        raise OptionError(f"{what}={value} is outside the slider, from {low:g} to {high:g}")
+    return value
+
+
 class Dashboard:
-    """Train a policy step by step with :func:`nanogrpo.grpo.train`, and turn its options on the way.
+    """Train a policy step by step with :func:`nanogrpo.grpo.step`, and turn its options on the way.
 
     The learning rate is written into the optimizer. ``beta`` is an option of the trainer, and options are
-    frozen: when it was turned, the trainer is left at the end of a step, and another one with the new option
-    goes on with the same :class:`~nanogrpo.state.TrainState`, which is all that a run carries from step to
-    step besides its weights. A run in which nothing is turned is the run without a dashboard, bit for bit.
+    frozen: each step is made with the options as they then stand, and all steps share one
+    :class:`~nanogrpo.state.TrainState`, which is all that a run carries from step to step besides its
+    weights. A run in which nothing is turned is the run without a dashboard, bit for bit.
 
     Training runs in the kernel's own event loop, one step at a time. A cell that you run meanwhile has the
     model for itself, between two steps.
@@ -48,6 +75,10 @@ class Dashboard:
         reward_fn: see :func:`nanogrpo.grpo.train`.
         config: where the run starts; ``max_steps`` is where it ends.
         metrics: what is drawn.
+
+    Raises:
+        OptionError: the learning rate is not above 0, or ``metrics`` are no names. The learning rate's slider
+            goes from 1e-5 to 1e-2, or further if ``config`` does.
 
     Attributes:
         columns: the metrics so far by name, with ``learning_rate`` and ``beta`` of each step.
@@ -64,12 +95,16 @@ class Dashboard:
         config: grpo.GRPOConfig,
         metrics: Sequence[str] = ("reward", "kl"),
     ):
+        check_metrics(metrics)
+        if not 0 < config.learning_rate < math.inf:
+            raise OptionError(
+                f"learning_rate={config.learning_rate} must be above 0 to be turned by a slider"
+            )
         self.model, self.config, self.metrics = model, config, metrics
         self.state = TrainState.start(model.parameters(), config.learning_rate, config.seed)
         self.columns: dict[str, list[float]] = {}
         self._arguments = (model, tokenizer, problems, reward_fn)
         self._reference = copy.deepcopy(model).requires_grad_(False)
-        self._rows: Iterator[dict[str, float]] | None = None
         self._task: asyncio.Task | None = None
         self._drawn = 0.0
         self._build()
@@ -78,17 +113,19 @@ class Dashboard:
         wide = {"style": {"description_width": "7rem"}, "layout": {"width": "26rem"}}
         self.start_button = ipywidgets.Button(description="Start")
         self.stop_button = ipywidgets.Button(description="Stop", disabled=True)
-        self.learning_rate = ipywidgets.FloatLogSlider(
+        exponent = math.log10(self.config.learning_rate)
+        self.learning_rate = _LogSlider(
             self.config.learning_rate,
-            min=-5,
-            max=-2,
+            min=min(-5, math.floor(exponent)),
+            max=max(-2, math.ceil(exponent)),
             step=0.1,
             description="learning rate",
             readout_format=".1e",
             **wide,
         )
-        self.beta = ipywidgets.FloatSlider(
-            self.config.beta, min=0, max=max(1.0, self.config.beta), step=0.01, description="beta", **wide
+        top = max(1.0, self.config.beta)
+        self.beta = _Slider(
+            self.config.beta, min=0, max=top, step=0.01, description="beta", readout_format=".3g", **wide
         )
         self.status, self.curves = ipywidgets.HTML(), ipywidgets.HTML()
         self.start_button.on_click(lambda _: self.start())
@@ -112,42 +149,50 @@ class Dashboard:
 
         Raises:
             StopIteration: all steps are done.
-            NonFiniteError, RewardError, BlockSizeError: as in :func:`nanogrpo.grpo.train`.
+            NonFiniteError, RewardError, BlockSizeError: as in :func:`nanogrpo.grpo.train`. The run can go on.
+            LogError: there is no such metric to be drawn.
         """
-        if self._rows is None or self.beta.value != self.config.beta:
-            self.config = replace(self.config, beta=self.beta.value)
-            self._rows = grpo.train(*self._arguments, self.config, self._reference, self.state)
+        if self.finished:
+            raise StopIteration(f"all {self.config.max_steps} steps are done")
+        self.config = replace(self.config, beta=self.beta.value)
         self.state.optimizer.lr = self.learning_rate.value
-        row = next(self._rows)
-        for name, value in (
-            row | {"learning_rate": self.state.optimizer.lr, "beta": self.config.beta}
-        ).items():
-            self.columns.setdefault(name, []).append(value)
+        row, _ = grpo.step(*self._arguments, self.config, self.state, self._reference)
+        options = {"learning_rate": self.state.optimizer.lr, "beta": self.config.beta}
+        add_row(self.columns, row | options, self.metrics)
         return row
 
     def run(self, steps: int) -> None:
-        """Make some steps right here, as a cell that waits for them; Ctrl-C stops it cleanly."""
+        """Make some steps right here, as a cell that waits for them; Ctrl-C stops it cleanly.
+
+        Raises:
+            OptionError: ``steps`` is no whole number, or below 0.
+            NanoGRPOError: as in :meth:`step`; the steps before it stand, and the run can go on.
+        """
+        check_whole("steps", steps, 0)
         try:
             for _ in range(min(steps, self.config.max_steps - self.state.step)):
                 self.step()
             self._report()
         except KeyboardInterrupt:
-            self._rows = None  # the step that was interrupted is not to be gone on with
             self._report()
 
     def start(self) -> None:
         """Train in the background until :meth:`stop`, or until all steps are done.
 
         Raises:
-            RuntimeError: no event loop runs here, as in a plain script; use :meth:`run`.
+            LoopError: no event loop runs here, as in a plain script; use :meth:`run`.
         """
         if not self.running:
-            self._task = asyncio.get_running_loop().create_task(self._train())
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                raise LoopError("no running event loop, as notebooks have one; use run(steps)") from None
+            self._task = loop.create_task(self._train())
             self._buttons()
 
     def stop(self) -> None:
         """Stop after the step that is being made; :meth:`start` goes on from there."""
-        if self.running:
+        if self._task is not None and self.running:
             self._task.cancel()
 
     async def _train(self) -> None:
@@ -162,7 +207,6 @@ class Dashboard:
         except asyncio.CancelledError:
             self._report()
         except Exception as error:
-            self._rows = None  # a generator that raised is at its end
             self._report(f"{type(error).__name__}: {error}")
         finally:
             self._task = None
@@ -194,7 +238,10 @@ class Dashboard:
         return f"{len(self.columns['step'])} steps of training: {', '.join(ends)}."
 
     def _report(self, trouble: str = "") -> None:
-        self.draw()
+        try:
+            self.draw()
+        except NanoGRPOError as error:
+            trouble = trouble or f"{type(error).__name__}: {error}"
         what = trouble or ("Finished" if self.finished else "Stopped")
         self._say(f"{what}, step {self.state.step} of {self.config.max_steps}.")
 
@@ -209,10 +256,11 @@ class Dashboard:
     def still(self) -> str:
         """The last state as HTML that needs no kernel and no script."""
         rate, beta = self.learning_rate.value, self.beta.value
+        beta = f"{beta:.2f}" if round(beta, 2) == beta else f"{beta:g}"
         return (
             '<div class="needs-kernel"><p><strong>This dashboard needs a kernel.</strong> '
             "Here is its last state; run the cell, in Jupyter or on Colab, to take it in hand.</p>"
-            f"<p>{html.escape(self.message)} Learning rate {rate:.1e}, beta {beta:.2f}.</p>"
+            f"<p>{html.escape(self.message)} Learning rate {rate:.1e}, beta {beta}.</p>"
             f"{self.curves.value}</div>"
         )
 

@@ -3,6 +3,8 @@
 The logs are those of ``book/studies``: one row a step, with the columns ``run``, ``seed`` and ``step``.
 """
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -13,28 +15,46 @@ from nanogrpo.show.studies import study_log
 
 
 def study_runs(name: str) -> pd.DataFrame:
-    """A committed log by its name below ``book/studies``, such as ``"ppo_vs_grpo/comparison/success"``."""
-    return pd.read_csv(study_log(f"{name}.csv"), dtype={"run": str})
+    """A committed log by its name below ``book/studies``, such as ``"ppo_vs_grpo/comparison/success"``.
+
+    Raises:
+        LogError: there is no such log, it cannot be had here, or it is no table.
+    """
+    path = study_log(f"{name}.csv")
+    try:
+        return pd.read_csv(path, dtype={"run": str})
+    except (OSError, ValueError) as error:
+        raise LogError(f"cannot read the log {path}: {error}") from error
 
 
 def curves(frame: pd.DataFrame, run: str, metric: str, x: str = "step") -> pd.DataFrame:
     """One metric of all seeds of a run: an index of steps, one column a seed.
 
     Raises:
-        LogError: no such run or metric; the message names those that there are.
+        LogError: no such run or metric (the message names those that there are), or a seed has a step twice.
     """
-    if metric not in frame or x not in frame:
-        missing = metric if x in frame else x
-        raise LogError(f"the log has no column {missing!r}; it has {', '.join(frame)}")
+    for column in ("run", "seed", x, metric):
+        if column not in frame:
+            raise LogError(f"the log has no column {column!r}; it has {', '.join(map(str, frame))}")
     rows = frame[frame["run"] == run]
     if rows.empty:
-        raise LogError(f"the log has no run {run!r}; it has {', '.join(sorted(frame['run'].unique()))}")
+        runs = ", ".join(sorted(frame["run"].astype(str).unique()))
+        raise LogError(f"the log has no run {run!r}; it has {runs}")
+    twice = rows[rows.duplicated([x, "seed"])]
+    if len(twice):
+        raise LogError(f"seed {twice['seed'].iloc[0]} of run {run!r} has {x} {twice[x].iloc[0]} twice")
+    if not pd.api.types.is_numeric_dtype(rows[metric]):
+        raise LogError(f"the column {metric!r} holds something else than numbers")
     return rows.pivot(index=x, columns="seed", values=metric)
 
 
 def final(frame: pd.DataFrame, run: str, metric: str = "success") -> pd.Series:
-    """The last value of a metric, by seed."""
-    return curves(frame, run, metric).iloc[-1]
+    """The last value of a metric, by seed, at the step where that seed ended.
+
+    Raises:
+        LogError: as for :func:`curves`.
+    """
+    return curves(frame, run, metric).ffill().iloc[-1]
 
 
 def draw_seeds(
@@ -52,8 +72,10 @@ def draw_seeds(
         window: each seed's curve is first averaged over so many steps back.
     """
     table = curves(frame, run, metric).rolling(window, min_periods=1).mean()
-    ax.plot(table.index, table, color=color, linewidth=0.5, alpha=0.35)
-    if table.shape[1] > 1:
+    several = table.shape[1] > 1
+    alone: dict[str, Any] = {} if several else {"label": label or run}
+    ax.plot(table.index, table, color=color, linewidth=0.5, alpha=0.35, **alone)
+    if several:
         middle, low, high = band(table.to_numpy().T)
         ax.fill_between(table.index, low, high, color=color, alpha=0.2, linewidth=0)
         ax.plot(table.index, middle, color=color, linewidth=2, label=label or run)

@@ -6,12 +6,13 @@ only what t cannot do is bootstrapped. Runs that share a seed are compared in pa
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from nanogrpo.errors import ShapeError
+from nanogrpo.errors import NonFiniteError, OptionError, ShapeError
 
 Values = Sequence[float]
 
@@ -32,11 +33,13 @@ def mean(values: Values, level: float = 0.95) -> Interval:
 
     Raises:
         ShapeError: fewer than 2 values.
+        NonFiniteError: a value is NaN or infinite: a run that broke is reported, not averaged.
+        OptionError: ``level`` is not between 0 and 1.
 
     >>> [round(x, 4) for x in mean([1.0, 2.0, 3.0])]
     [2.0, -0.4841, 4.4841]
     """
-    x = _checked(values)
+    x = _checked(values, level)
     half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * stats.sem(x))
     return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
 
@@ -49,7 +52,9 @@ def interquartile_mean(values: Values, level: float = 0.95, seed: int = 0) -> In
     >>> interquartile_mean([0.0, 5.0, 5.0, 9.0]).estimate
     5.0
     """
-    return _bootstrap((_checked(values),), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis), level, seed)
+    return _bootstrap(
+        (_checked(values, level),), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis), level, seed
+    )
 
 
 def paired_difference(a: Values, b: Values, level: float = 0.95) -> Interval:
@@ -60,7 +65,7 @@ def paired_difference(a: Values, b: Values, level: float = 0.95) -> Interval:
     Raises:
         ShapeError: unequal numbers of values, or fewer than 2.
     """
-    x, y = _pairs(a, b)
+    x, y = _pairs(a, b, level)
     return mean(x - y, level)
 
 
@@ -75,16 +80,19 @@ def probability_of_improvement(a: Values, b: Values, level: float = 0.95, seed: 
         higher = np.expand_dims(x, -1) - np.expand_dims(y, -2)
         return ((higher > 0) + 0.5 * (higher == 0)).mean((-2, -1))
 
-    return _bootstrap((_checked(a), _checked(b)), share, level, seed)
+    return _bootstrap((_checked(a, level), _checked(b, level)), share, level, seed)
 
 
 def band(curves: Sequence[Values], level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean curve and its t-interval at each step, three arrays; ``curves`` has one row a seed.
 
-    The interval holds at each step by itself, not for the whole curve at once.
+    The interval holds at each step by itself, not for the whole curve at once. At a step where a seed has NaN
+    or infinity, or none at all, all three are NaN: the others alone would be a mean of another kind.
     """
-    columns = [mean(column, level) for column in np.asarray(curves, dtype=float).T]
-    return tuple(np.array(values) for values in zip(*columns, strict=True))
+    broken = Interval(np.nan, np.nan, np.nan)
+    columns = [mean(column, level) if np.isfinite(column).all() else broken for column in _array(curves).T]
+    middle, low, high = (np.array(values) for values in zip(*columns, strict=True))
+    return middle, low, high
 
 
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, level: float, seed: int) -> Interval:
@@ -102,15 +110,27 @@ def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, level: floa
     return Interval(float(statistic(*samples, axis=-1)), float(ends.low), float(ends.high))
 
 
-def _checked(values: Values) -> np.ndarray:
-    x = np.asarray(values, dtype=float)
+def _array(values) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"need numbers in rows of one length; {error}") from None
+
+
+def _checked(values: Values, level: float) -> np.ndarray:
+    x = _array(values)
     if x.ndim != 1 or len(x) < 2:
         raise ShapeError(f"an interval needs at least 2 values in one row; got shape {x.shape}")
+    if not np.isfinite(x).all():
+        i = int(np.argmin(np.isfinite(x)))
+        raise NonFiniteError(f"value {i} is {x[i]}; leave a run that broke out, and say so")
+    if not isinstance(level, Real) or not 0 < level < 1:
+        raise OptionError(f"level={level!r} must be a number between 0 and 1, such as 0.95")
     return x
 
 
-def _pairs(a: Values, b: Values) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _checked(a), _checked(b)
+def _pairs(a: Values, b: Values, level: float) -> tuple[np.ndarray, np.ndarray]:
+    x, y = _checked(a, level), _checked(b, level)
     if len(x) != len(y):
         raise ShapeError(
             f"pairs need equal numbers of values; got {len(x)} and {len(y)}: run both on every seed"

@@ -243,7 +243,9 @@ class Microscope:
         for probability, index in self.groups(group_size):
             loss = estimator(self.show(index, rewards, table))
             slope = torch.autograd.grad(loss, table)[0] if loss.requires_grad else torch.zeros_like(table)
-            weights.append(probability), losses.append(loss.detach()), W.append(slope.flatten())
+            weights.append(probability)
+            losses.append(loss.detach())
+            W.append(slope.flatten())
         q = torch.tensor(weights, dtype=table.dtype)  # (M,), sums to one
         gradients = torch.stack(W) @ self.jacobian()  # (M, D)
         mean = q @ gradients
@@ -307,7 +309,8 @@ def monte_carlo(
         logprobs, mask = token_logprobs(model, *arguments), rollout.completion_mask
         loss = estimator(Sample(logprobs, rollout.logprobs, ref, mask, rewards, rollout.completion_ids))
         grads = torch.autograd.grad(loss, parameters)
-        losses.append(loss.detach()), gradients.append(torch.cat([g.flatten() for g in grads]))
+        losses.append(loss.detach())
+        gradients.append(torch.cat([g.flatten() for g in grads]))
     drawn = torch.stack(gradients)  # (M, D)
     error = drawn.std(0) / batches**0.5
     return Moments(torch.stack(losses).mean(), drawn.mean(0), drawn.var(0).sum(), error)

@@ -359,7 +359,7 @@ def token_logprobs(model, prompt_ids, prompt_lens, completion_ids):
         text = prompt_ids[p, : prompt_lens[p]].tolist()
         for t in range(T):
             logits = model(torch.tensor([text]))[0, -1]
-            result[i, t] = logits.log_softmax(0)[completion_ids[i, t]].item()
+            result[i, t] = logits.log_softmax(0)[completion_ids[i, t]]
             text.append(completion_ids[i, t].item())
     return result
 """,

@@ -6,7 +6,9 @@ from labs import lab1, lab4
 def _penalty(delta, value):
     return f"""
 def kl_penalty(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta):
-    loss, _ = losses.grpo_loss(logprobs, old_logprobs, None, advantages, mask)
+    loss, _ = losses.grpo_loss(
+        logprobs, old_logprobs, None, advantages, mask, aggregation="sequence_mean"
+    )
     delta = torch.where(mask, {delta}, 0.0)
     return {value}
 """
@@ -80,14 +82,18 @@ RIGHT = {
             "with the package",
             """
 def kl_penalty(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta):
-    return losses.grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=beta)[0]
+    return losses.grpo_loss(
+        logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=beta, aggregation="sequence_mean"
+    )[0]
 """,
         ),
         (
             "loop",
             """
 def kl_penalty(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta):
-    loss, _ = losses.grpo_loss(logprobs, old_logprobs, None, advantages, mask)
+    loss, _ = losses.grpo_loss(
+        logprobs, old_logprobs, None, advantages, mask, aggregation="sequence_mean"
+    )
     for new, ref, kept in zip(logprobs, ref_logprobs.detach(), mask):
         delta = (ref - new)[kept]
         loss = loss + beta * (delta.exp() - 1 - delta).mean() / len(mask)

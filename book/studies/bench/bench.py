@@ -7,7 +7,8 @@ Every contestant is a process of its own, pinned to one core, with one thread. T
 each does one unit of work. A ratio is taken within a round, and the median over all rounds is reported with
 quartiles, so that a slow minute of the machine slows both sides.
 
-Writes ``results.json`` (all seconds of all rounds) ``results.md`` and ``results.svg`` (made from it).
+Writes ``results.json``, all seconds of all rounds; until the last is measured it is ``results.part``, written
+after each shape. ``report.py`` then makes the table and the figure, in the book's environment.
 """
 
 import argparse
@@ -20,8 +21,6 @@ import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
-
-from report import save, table
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "nanogrpo", "transformers", "trl", "accelerate", "datasets", "numpy")
@@ -145,17 +144,18 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="the core to pin to")
     parser.add_argument("--shapes", default="ASW", help="which shapes, for example AS")
-    parser.add_argument("--out", type=Path, default=HERE, help="where results.json and results.md go")
+    parser.add_argument("--out", type=Path, default=HERE, help="the folder of results.json")
     options = parser.parse_args()
     log = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware(), "quick": options.quick, "shapes": {}}
+    options.out.mkdir(parents=True, exist_ok=True)
+    draft = options.out / "results.part"
     for shape in options.shapes:
         many, few, steps = PLAN[shape]
         log["shapes"][shape] = take_turns(shape, few if options.quick else many, steps, options.core)
+        draft.write_text(json.dumps(log, indent=1) + "\n")
     log["process"] = whole_process(1 if options.quick else 5, options.core)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(json.dumps(log, indent=1) + "\n")
-    save(log, options.out)
-    print(table(log))
+    draft.write_text(json.dumps(log, indent=1) + "\n")
+    draft.replace(options.out / "results.json")
 
 
 if __name__ == "__main__":

@@ -169,13 +169,13 @@ class Timed:
 
 
 def time_our_parts() -> None:
-    from nanogrpo import experience, grpo
+    from nanogrpo import optim, step
 
-    Timed.wrap(experience, "sample", "rollout")
-    Timed.wrap(grpo, "improve", "forward")
+    Timed.wrap(step, "sample", "rollout")
+    Timed.wrap(step, "update", "forward")
     Timed.wrap(torch.Tensor, "backward", "backward")
-    Timed.wrap(grpo, "clip_grad_norm", "optimizer")
-    Timed.wrap(grpo.AdamW, "step", "optimizer")
+    Timed.wrap(step, "clip_grad_norm", "optimizer")
+    Timed.wrap(optim.AdamW, "step", "optimizer")
 
 
 def time_trl_parts() -> None:

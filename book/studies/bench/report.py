@@ -176,4 +176,6 @@ def save(log: dict, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    save(json.loads((HERE / "results.json").read_text()), HERE)
+    log = json.loads((HERE / "results.json").read_text())
+    save(log, HERE)
+    print(table(log))

@@ -160,7 +160,7 @@ def prompts() -> None:
     """Added after the comparison was seen: does 256 x 1 profit from prompts, baseline or learning rate?"""
     wide = replace(tuned("grpo"), group_size=2, prompts_per_step=128)
     batch, rate = (
-        {"advantage": "batch", "scale_rewards": "batch"},
+        {"baseline": "batch", "scale_rewards": "batch"},
         {"learning_rate": tuned("ppo").learning_rate},
     )
     settings = {
@@ -192,9 +192,9 @@ def rungs() -> dict[str, object]:
     length = replace(std, aggregation="sequence_mean")
     inner = replace(length, num_iterations=2, num_mini_batches=2)
     return {
-        "reinforce": replace(one, advantage="none"),
+        "reinforce": replace(one, baseline="none"),
         "group-mean": one,
-        "leave-one-out": replace(one, advantage="leave_one_out"),
+        "leave-one-out": replace(one, baseline="leave_one_out"),
         "std": std,
         "length": length,
         "inner-epochs": inner,
@@ -226,7 +226,7 @@ def parts() -> dict[str, object]:
         "no-whitening": replace(full, whiten_advantages=False),
         "value-warmup": replace(full, value_warmup_steps=10),
         "head": replace(full, critic="head"),
-        "return-minus-value": replace(full, advantage="return_minus_value"),
+        "return-minus-value": replace(full, advantage_estimator="return_minus_value"),
         "no-clip": replace(full, clip_low=1.0, clip_high=1e6),
         "two-epochs": replace(full, num_ppo_epochs=2),
     }

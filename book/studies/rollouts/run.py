@@ -2,18 +2,17 @@
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nanogrpo import grpo
-from nanogrpo.experience import Groups, collect, logprobs_under, minibatches
 from nanogrpo.losses import clipped_surrogate, importance_ratio
-from nanogrpo.rollout import Rollout
+from nanogrpo.microbatches import logprobs_under
 from nanogrpo.show.studies import environment
 from nanogrpo.state import TrainState
+from nanogrpo.step import Batch
 from nanogrpo.tasks import Addition, exact_match
 from nanogrpo.tokenizer import CharTokenizer
 from nanogrpo.weights import load
@@ -27,54 +26,25 @@ CONFIG = grpo.GRPOConfig(
 END = "<eos>"
 
 
-def steps(model, config: grpo.GRPOConfig) -> Iterator[tuple[dict[str, float], Groups, Tensor]]:
-    """What :func:`nanogrpo.grpo.train` does with these options, but what was sampled comes along.
-
-    Yields metrics, groups and advantages (P, G) of each step, when the model has made the step.
-    """
-    problems = TASK.split()[0]
-    state = TrainState.start(model.parameters(), config.learning_rate, config.seed)
-    for step in range(1, config.max_steps + 1):
-        groups, _ = collect(model, TASK.tokenizer, problems, exact_match, config, state.generator)
-        advantages, _ = grpo.compare(groups, None, config)  # (P, G)
-        updates = [
-            grpo.improve(
-                model,
-                None,
-                state.optimizer,
-                groups.rollout.pick(prompts),
-                advantages[prompts],
-                config,
-                f"GRPO step {step}",
-            )
-            for prompts in minibatches(
-                len(advantages), config.num_iterations, config.num_mini_batches, config.seed, step
-            )
-        ]
-        means = {name: sum(u[name] for u in updates) / len(updates) for name in updates[0]}
-        yield {"step": step, **groups.metrics(config), **means}, groups, advantages
-
-
-def clipped(rollout: Rollout, logprobs: Tensor, advantages: Tensor, config: grpo.GRPOConfig) -> Tensor:
+def clipped(batch: Batch, logprobs: Tensor, config: grpo.GRPOConfig) -> Tensor:
     """(B, T), true where one more update on these samples would find no gradient, because of the clip."""
-    mask = rollout.completion_mask
-    ratio = importance_ratio(logprobs, rollout.logprobs, mask).requires_grad_()  # (B, T)
-    objective = clipped_surrogate(ratio, advantages.flatten(), mask, config.clip_low, config.clip_high)
+    mask = batch.rollout.completion_mask
+    ratio = importance_ratio(logprobs, batch.rollout.logprobs, mask).requires_grad_()  # (B, T)
+    objective = clipped_surrogate(ratio, batch.advantages, mask, config.clip_low, config.clip_high)
     (gradient,) = torch.autograd.grad(objective.sum(), ratio)
-    return mask & gradient.eq(0) & advantages.flatten().ne(0).unsqueeze(1)  # (B, T)
+    return mask & gradient.eq(0) & batch.advantages.ne(0).unsqueeze(1)  # (B, T)
 
 
-def record(model, metrics: dict[str, float], groups: Groups, advantages: Tensor, config) -> dict:
+def record(model, metrics: dict[str, float], batch: Batch, config: grpo.GRPOConfig) -> dict:
     """The first prompts of a step with their completions, as they are written to the log."""
-    first = torch.arange(KEPT)
-    kept, advantages = groups.pick(first), advantages[first]
+    kept = batch.pick(torch.arange(KEPT))
     logprobs = logprobs_under(model, kept.rollout, config.temperature)  # (B, T), after the updates
-    no_gradient = clipped(kept.rollout, logprobs, advantages, config)
+    no_gradient = clipped(kept, logprobs, config)
     rows = [
         {
             "tokens": words(TASK.tokenizer, kept.rollout.completion_ids[i, :length].tolist()),
             "reward": kept.rewards.flatten()[i].item(),
-            "advantage": round(advantages.flatten()[i].item(), 4) + 0.0,
+            "advantage": round(kept.advantages[i].item(), 4) + 0.0,
             "logprobs": rounded(kept.rollout.logprobs[i, :length]),
             "log_ratios": rounded((logprobs - kept.rollout.logprobs)[i, :length]),
             "clipped": no_gradient[i, :length].int().tolist(),
@@ -112,9 +82,11 @@ def main() -> None:
         "config": {name: getattr(CONFIG, name) for name in names},
         "steps": [],
     }
-    for metrics, groups, advantages in steps(model, CONFIG):
+    state = TrainState.start(model.parameters(), CONFIG.learning_rate, CONFIG.seed)
+    for _ in range(CONFIG.max_steps):
+        metrics, batch = grpo.step(model, TASK.tokenizer, TASK.split()[0], exact_match, CONFIG, state)
         if metrics["step"] % EVERY == 0 or metrics["step"] == 1:
-            log["steps"].append(record(model, metrics, groups, advantages, CONFIG))
+            log["steps"].append(record(model, metrics, batch, CONFIG))
             print(f"step {metrics['step']:3d}  reward {metrics['reward']:.3f}", flush=True)
     # A record a line, for readable diffs.
     lines = ",\n".join(json.dumps(step, separators=(",", ":")) for step in log.pop("steps"))

@@ -70,9 +70,9 @@ class AdvantageExplorer(anywidget.AnyWidget):
     """
 
     _esm = script("advantage")
-    rewards = traitlets.List(
-        traitlets.Float(), default_value=[1.0] + [0.0] * 7, minlen=2, maxlen=16
-    ).tag(sync=True)
+    rewards = traitlets.List(traitlets.Float(), default_value=[1.0] + [0.0] * 7, minlen=2, maxlen=16).tag(
+        sync=True
+    )
     other_right = traitlets.Int(6, min=0, max=16).tag(sync=True)
     scaling = traitlets.Enum(SCALINGS, default_value="group").tag(sync=True)
     eps = traitlets.Enum((1e-8, 1e-6, 1e-4), default_value=1e-4).tag(sync=True)

@@ -50,11 +50,10 @@ def explored_kl(policy: list[float], reference: list[float]) -> dict:
         logits = p[sampled].log().requires_grad_()
         values = estimate(torch.log_softmax(logits, -1), q[sampled].log())  # one for each token that occurs
         mean = (p[sampled] * values).sum()
-        mean.backward()  # the weights p are constants: this is the mean of the gradients
         estimates[name] = _spread(values.detach(), sampled, math.nan)
         means[name] = mean.item()
-        finite = logits.grad.isfinite().all()
-        gradients[name] = _spread(logits.grad, sampled, 0.0) if finite else [math.nan] * len(policy)
+        (slope,) = torch.autograd.grad(mean, logits)  # the weights p are constants: the mean of the gradients
+        gradients[name] = _spread(slope, sampled, 0.0) if slope.isfinite().all() else [math.nan] * len(policy)
     exact = {"reverse": _exact(p, q), "forward": _exact(q, p)}
     return {"estimates": estimates, "means": means, "gradients": gradients, **exact}
 

@@ -37,6 +37,7 @@ def token_weights(
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]  # (B, T)
     per_token = torch.zeros(mask.shape, dtype=torch.float64, requires_grad=True)
     aggregate(per_token, mask, how, Denominators.of(mask, max_length)).backward()
+    assert per_token.grad is not None  # it was just made
     return per_token.grad.sum(1).div(mask.sum(1).clamp(min=1)).tolist()  # all tokens of a row weigh the same
 
 

@@ -25,7 +25,7 @@ SOURCES = {
     "advantage": "nanogrpo.advantages.group_advantages",
     "ratio": "nanogrpo.losses.importance_ratio",
     "clip": "nanogrpo.losses.clipped_surrogate",
-    "update": "nanogrpo.grpo.improve",
+    "update": "nanogrpo.step.update",
 }
 
 
@@ -106,7 +106,7 @@ class RolloutViewer(anywidget.AnyWidget):
     """
 
     _esm = script("rollouts")
-    steps = traitlets.List().tag(**ON_ONE_LINE)
+    steps: traitlets.List = traitlets.List().tag(**ON_ONE_LINE)
     config = traitlets.Dict().tag(sync=True)
     sources = traitlets.Dict().tag(sync=True)
     at = traitlets.Int(0).tag(sync=True)

@@ -78,7 +78,7 @@ def for_page(
             last = [
                 log["step"][min(i + size, len(log["step"])) - 1] for i in range(0, len(log["step"]), size)
             ]
-            columns = {"step": [float(step) for step in last]}
+            columns: dict[str, list[float | None]] = {"step": [float(step) for step in last]}
             columns |= {name: thin(log[name], size) for name in metrics}
             kept.setdefault(run, {})[str(seed)] = columns
     return kept, size
@@ -108,7 +108,7 @@ def explored_curve(
     for columns in logs[run].values():
         values = smooth([math.nan if v is None else v for v in columns[metric]], window)
         for step, value in zip(columns["step"], values, strict=True):
-            if math.isfinite(value):
+            if step is not None and math.isfinite(value):
                 found.setdefault(step, []).append(value)
     curve = []
     for step, values in sorted(found.items()):
@@ -161,7 +161,7 @@ class RunExplorer(anywidget.AnyWidget):
             LogError: a run lacks a metric.
         """
         logs, block = for_page(runs, metrics, points)
-        last = max((log["step"][-1] for seeds in logs.values() for log in seeds.values()), default=0.0)
+        last = max((log["step"][-1] or 0.0 for seeds in logs.values() for log in seeds.values()), default=0.0)
         values = {"metric": metrics[0], "chosen": list(logs), "at": last} | values
         return cls(
             logs=logs, block=block, labels={name: LABELS.get(name, name) for name in metrics}, **values

@@ -1,0 +1,1 @@
+"""The checks, by what they look at. A module in this folder is found by itself; see :mod:`.registry`."""

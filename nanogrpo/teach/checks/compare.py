@@ -1,0 +1,257 @@
+"""What all checks share: the call of a student's function, the comparison, and the sentence that fails.
+
+A check compares what a function returns, and its gradient, with the right answer. Where the two differ, it
+computes the usual wrong answers as well, and names the one that matches. See
+:mod:`nanogrpo.teach.checks.explain` for those that
+all checks have in common.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from nanogrpo.teach.checks import explain
+from nanogrpo.teach.checks.registry import CheckFailed
+
+Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
+
+
+def call(function: Callable, *arguments, **options):
+    """Call an implementation; what it raises, and an argument that it changes, are failures of the check."""
+    tensors = [(i, a, a.detach().clone()) for i, a in enumerate(arguments) if isinstance(a, Tensor)]
+    try:
+        result = function(*arguments, **options)
+    except CheckFailed:
+        raise
+    except NotImplementedError as error:
+        raise CheckFailed("Nothing is written here yet.") from error
+    except Exception as error:
+        raise CheckFailed(
+            f"It stopped with {type(error).__name__}: {error}. It was called with "
+            f"{', '.join(map(_describe, [*arguments, *options.values()]))}."
+        ) from error
+    for i, now, before in tensors:
+        if not torch.equal(now.detach().nan_to_num(), before.nan_to_num()):
+            raise CheckFailed(
+                f"Your function changes its argument {i + 1} in place: the caller still needs it. Use "
+                "operations without a trailing underscore, or clone first."
+            )
+    if result is None:
+        raise CheckFailed("Your function returns None: is its return missing?")
+    return result
+
+
+def agree(
+    what: str | tuple[str, ...],
+    implementation: Callable,
+    reference: Callable,
+    arguments: tuple,
+    mistakes: Mistakes | tuple[Mistakes, ...] = (),
+    mask: Tensor | None = None,
+    zero_at_padding: bool = False,
+    trained: Iterable[int] = (),
+    constants: Mapping[int, str] | None = None,
+    **tolerances: float,
+):
+    """Call an implementation, and raise CheckFailed unless it agrees with the reference; what it returned.
+
+    Args:
+        what: Its name in messages, or a name for each tensor of a tuple.
+        implementation: Of a student.
+        reference: Gives the right answer for the same arguments.
+        arguments: Of both.
+        mistakes: As for :func:`compare`, for each tensor of a tuple.
+        mask: Where to look; elsewhere anything may stand.
+        zero_at_padding: Or zero, there.
+        trained: Places of the arguments whose gradients are compared.
+        constants: Places of arguments that must not get a gradient, and what to say of each.
+        tolerances: ``rtol`` and ``atol``.
+    """
+    got, right = call(implementation, *arguments), reference(*arguments)
+    if isinstance(what, tuple):
+        got = parts(got, what)
+        sets = mistakes or ((),) * len(what)
+        for i, (name, known) in enumerate(zip(what, sets, strict=True)):
+            more = partial(_guesses, implementation, reference, arguments, i)
+            compare(name, got[i], right[i], known, mask, more=more, **tolerances)
+            if zero_at_padding:
+                padding_is_zero(name, got[i], mask)
+        return got
+    got = number(what, got)
+    more = partial(_guesses, implementation, reference, arguments, None)
+    compare(what, got, right, mistakes, mask, more=more, **tolerances)
+    if zero_at_padding:
+        padding_is_zero(what, got, mask)
+    weights = torch.linspace(0.5, 1.5, max(right.numel(), 1)).to(right).view(right.shape)
+    if mask is not None and not zero_at_padding:
+        weights = weights * mask
+        got, right = torch.where(mask, got, 0.0), torch.where(mask, right, 0.0)
+    names = list(inspect.signature(reference).parameters)
+    for i in trained:
+        found, wanted = (gradient(what, x, arguments[i], weights) for x in (got, right))
+        compare(f"the gradient of {what} by `{names[i]}`", found, wanted, **tolerances)
+    for i, why in (constants or {}).items():
+        no_gradient(what, got, arguments[i], why)
+    return got
+
+
+def _guesses(
+    implementation: Callable, reference: Callable, arguments: tuple, part: int | None
+) -> Iterator[tuple[Tensor, str]]:
+    """What the right function gives for arguments of which one is changed."""
+    plain = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+    place = next(i for i, a in enumerate(plain) if isinstance(a, Tensor) and a.ndim)
+    others = (*plain[:place], plain[place].flip(0), *plain[place + 1 :])
+    first, second, third = (_quietly(implementation, given, part) for given in (plain, plain, others))
+    if first is not None and not _same(first, second):
+        raise CheckFailed(
+            "Two calls with the same arguments give different answers: your function draws numbers of its "
+            "own, or keeps something from one call to the next."
+        )
+    if _same(first, third) and not _same(_quietly(reference, plain, part), _quietly(reference, others, part)):
+        raise CheckFailed("Your function returns the same for other arguments: they have no influence.")
+    for changed, sentence in explain.of_arguments(plain, list(inspect.signature(reference).parameters)):
+        wrong = _quietly(reference, changed, part)  # not every change makes sense
+        if wrong is not None:
+            yield wrong, sentence
+
+
+def _quietly(function: Callable, arguments: tuple, part: int | None) -> Tensor | None:
+    try:
+        result = function(*arguments)
+        return number("", result if part is None else result[part]).detach().clone()
+    except Exception:  # noqa: BLE001 - a guess that cannot be computed is none
+        return None
+
+
+def _same(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is not None and b is not None and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def parts(got, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """The tensors of a tuple that an implementation returned."""
+    if not isinstance(got, tuple | list) or len(got) != len(names):
+        count = {2: "two", 3: "three"}[len(names)]
+        seen = f"{len(got)} things" if isinstance(got, tuple | list) else f"a {type(got).__name__}"
+        raise CheckFailed(f"Return {count} tensors: {' and '.join(names)}. It returned {seen}.")
+    return tuple(map(number, names, got))
+
+
+def number(what: str, got) -> Tensor:
+    """What an implementation returned, as a tensor; a number or a list will do."""
+    try:
+        got = got if isinstance(got, Tensor) else torch.as_tensor(got)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(got).__name__
+        article = "an" if kind[0] in "aeiouE" else "a"
+        raise CheckFailed(f"{_capital(what)} is {article} {kind}, expected a tensor.") from error
+    if got.is_complex():
+        raise CheckFailed(f"{_capital(what)} is complex, {got.dtype}: real numbers are asked for.")
+    return got
+
+
+def compare(
+    what: str,
+    got: Tensor,
+    expected: Tensor,
+    mistakes: Mistakes = (),
+    where: Tensor | None = None,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+    more: Callable[[], Mistakes] = tuple,
+) -> None:
+    """Raise CheckFailed unless two tensors agree (at the places ``where`` is true).
+
+    Args:
+        what: Its name in the message, such as ``"the loss"``.
+        got: What the implementation returned; a number or a list will do.
+        expected: The right answer.
+        mistakes: Wrong answers and what makes them; the first one that fits ``got`` is named.
+        where: Bool, of the shape of ``expected``.
+        rtol: Of the numbers.
+        atol: Of the numbers.
+        more: Further mistakes, computed only if none of the first fits.
+    """
+    got, expected = number(what, got).detach(), torch.as_tensor(expected).detach()
+
+    def close(answer: Tensor) -> Tensor:
+        answer = torch.as_tensor(answer).detach().double()
+        near = torch.isclose(got.double(), answer, rtol, atol, equal_nan=True)
+        return near if where is None or where.shape != near.shape else near | ~where
+
+    def agrees(answer: Tensor) -> bool:
+        return got.shape == torch.as_tensor(answer).shape and bool(close(answer).all())
+
+    if agrees(expected):
+        return
+    seen = _difference(what, got, expected, where)
+    for wrong, sentence in mistakes:
+        if agrees(wrong):
+            raise CheckFailed(f"{sentence} ({seen})")
+    if got.shape != expected.shape:
+        hint = explain.shapes(got, expected)
+        raise CheckFailed(f"{_capital(seen)}. {hint}")
+    kept = got if where is None or where.shape != got.shape else torch.where(where, got, expected)
+    hint = explain.numbers(kept.double(), expected.double(), close, where, more())
+    raise CheckFailed(f"{hint} ({seen})" if hint else f"{_capital(seen)}.")
+
+
+def padding_is_zero(what: str, got: Tensor, mask: Tensor) -> None:
+    """Raise CheckFailed unless all is zero where a ``(B, T)`` mask is false."""
+    if bool(got.detach()[~mask].ne(0).any()):
+        row, column = (int(i) for i in ((got.detach() != 0) & ~mask).nonzero()[0])
+        raise CheckFailed(
+            f"{_capital(what)} is right at the sampled tokens, but not zero at padding: "
+            f"{got[row, column].item():.4g} at [{row}, {column}], where the mask is false. Mask it "
+            "(torch.where(mask, ..., 0.0))."
+        )
+
+
+def gradient(what: str, output: Tensor, leaf: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Gradient of an implementation's output (its weighted sum) with respect to one of its inputs."""
+    if not isinstance(output, Tensor) or not output.requires_grad:
+        raise CheckFailed(
+            f"{_capital(what)} has no gradient, so nothing could be trained with it. Something on the way "
+            "was detached, computed under no_grad, or made a Python number with .item()."
+        )
+    total = output.sum() if weights is None else (output * weights).sum()
+    try:
+        found = torch.autograd.grad(total, leaf, retain_graph=True, allow_unused=True)[0]
+    except RuntimeError as error:
+        raise CheckFailed(f"The gradient of {what} cannot be computed: {error}") from error
+    return torch.zeros_like(leaf) if found is None else found
+
+
+def no_gradient(what: str, output: Tensor, leaf: Tensor, why: str) -> None:
+    """Raise CheckFailed if an output sends a gradient to an input that is to be a constant."""
+    if bool(gradient(what, output, leaf).ne(0).any()):
+        raise CheckFailed(f"A gradient flows into {why}")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _difference(what: str, got: Tensor, expected: Tensor, where: Tensor | None) -> str:
+    if got.shape != expected.shape:
+        return f"{what} has shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
+    if expected.ndim == 0:
+        return f"{what} is {got.item():.4g}, expected {expected.item():.4g}"
+    gap = (got.double() - expected.double()).abs().nan_to_num(nan=torch.inf)
+    gap = gap if where is None else gap.masked_fill(~where, 0)
+    place = tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))
+    return (
+        f"{what}, shape {tuple(got.shape)}, is {got[place].item():.4g} at {list(place)}, expected "
+        f"{expected[place].item():.4g}"
+    )
+
+
+def _describe(argument) -> str:
+    if isinstance(argument, Tensor):
+        return f"a tensor {tuple(argument.shape)} of {str(argument.dtype).removeprefix('torch.')}"
+    return f"a {type(argument).__name__}" if isinstance(argument, torch.nn.Module) else repr(argument)[:60]

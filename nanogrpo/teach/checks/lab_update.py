@@ -1,0 +1,291 @@
+"""Checks of steps that only the labs have: GRPO's policy loss and update. See :mod:`nanogrpo.teach.check`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from nanogrpo import advantages
+from nanogrpo import rollout as rollouts
+from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
+from nanogrpo.model import GPT
+from nanogrpo.rollout import Rollout, token_logprobs
+from nanogrpo.teach.checks.compare import agree, call, compare, no_gradient
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.losses import (
+    ADVANTAGES,
+    OLD,
+    check_penalty,
+    clip_case,
+    loss_case,
+    loss_mistakes,
+    one_number,
+    padding_does_not_overflow,
+    policy_loss,
+    ratio_mistakes,
+    surrogate_mistakes,
+)
+from nanogrpo.teach.checks.registry import CheckFailed, register
+
+AUTOGRAD = {  # what PyTorch says, and what it means here
+    "through the graph a second time": "backward runs twice through one graph: the log-probs belong inside "
+    "the loop. Each update has moved the policy, so the next one must ask "
+    "it again.",
+    "modified by an inplace operation": "A weight was changed after the log-probs were computed and before "
+    "backward: call backward first, then optimizer.step(). The log-probs "
+    "of an update are computed anew.",
+}
+
+
+@register()
+def check_small_spread(implementation: Callable, draw: Draw) -> None:
+    """``f(rewards)``: groups whose rewards hardly differ are not tied, and eps, 1e-4, holds them down."""
+    r = draw.integers(0, 2, 3, 1) + 1e-3 * draw.uniform(1, 3, 3, 1) * draw.normal(3, draw.integer(4, 6))
+    centered, std = r - r.mean(1, keepdim=True), r.std(1, keepdim=True, correction=0)
+    seen = "where rewards differ by thousandths only: eps = 1e-4 is added to the standard deviation."
+    mistakes = [
+        (
+            torch.zeros_like(r),
+            "The groups are not tied, though their rewards are close: compare max and min.",
+        ),
+        (centered / std, f"There is no eps, {seen}"),
+        (centered / (std**2 + 1e-4).sqrt(), f"eps stands under the root, {seen}"),
+        *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
+    ]
+    agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=5e-3, atol=5e-3)
+
+
+@register()
+def check_policy_loss(implementation: Callable, draw: Draw) -> None:
+    """``f(logprobs, old_logprobs, advantages, mask, clip_low, clip_high)``: ratio and clip, ``(B, T)``."""
+    ratio, advantages, mask, low, high = clip_case(draw)
+    logprobs = draw.logprobs(*ratio.shape)
+    old = logprobs - ratio.log()
+    A = advantages.detach()[:, None].expand_as(ratio)
+    mistakes = surrogate_mistakes(ratio, A, mask, low, high)
+    mistakes += [
+        (clipped_surrogate(wrong, A, mask, low, high), sentence)
+        for wrong, sentence in ratio_mistakes(logprobs, old, mask)
+    ]
+    near = (logprobs - old).clamp(-low, high).exp()
+    mistakes += [(torch.where(mask, -near * A, 0.0), "You clip the log-ratio: clip the ratio, after exp.")]
+
+    def reference(logprobs, old_logprobs, advantages, mask, clip_low, clip_high):
+        ratio = importance_ratio(logprobs, old_logprobs, mask)
+        return clipped_surrogate(ratio, advantages, mask, clip_low, clip_high)
+
+    bounds = (advantages, mask, low, high)
+    agree(
+        "the loss of a token", implementation, reference,
+        (logprobs.requires_grad_(), old.requires_grad_(), *bounds), mistakes, mask, True,
+        trained=(0,), constants={1: OLD, 2: ADVANTAGES},
+    )  # fmt: skip
+    got = call(implementation, logprobs, old.detach().masked_fill(~mask, -1e4), *bounds)
+    padding_does_not_overflow("loss", got, got, logprobs)
+
+
+@register()
+def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
+    """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: both parts of GRPO's loss.
+
+    The mean of the policy's part is the paper's, or the package's default. That of the KL is the same.
+    """
+    batch = loss_case(draw, draw.mask(draw.integer(3, 5), draw.integer(3, 5)))
+    logprobs, old, _, A, mask = batch
+
+    def loss(*batch: Tensor) -> Tensor:
+        return one_number(call(implementation, *batch, beta=0.0))
+
+    token_mean = partial(policy_loss, how="token_mean")
+    same = torch.allclose(loss(*batch).double(), token_mean(*batch).double(), atol=1e-5)
+    right, how = (token_mean, "token_mean") if same else (policy_loss, "sequence_mean")
+    mistakes = loss_mistakes(importance_ratio(logprobs, old, mask).detach(), A[:, None].expand_as(mask), mask)
+    agree("the loss without KL (beta = 0)", loss, right, batch, mistakes, trained=(0,))
+    check_penalty(implementation, batch, draw.uniform(0.5, 2, 1).item(), how)
+
+
+@register()
+def check_reference_is_constant(implementation: Callable, draw: Draw) -> None:
+    """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: a constant reference."""
+    logprobs, old, ref, *others = loss_case(draw, draw.mask(3, 4))
+    loss = one_number(call(implementation, logprobs, old, ref.requires_grad_(), *others, beta=0.5))
+    why = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
+    no_gradient("the loss", loss, ref, why)
+
+
+class Descent:
+    """Plain gradient descent: what the updates did can be told from where the weights are."""
+
+    def __init__(self, model: GPT, lr: float):
+        self.params, self.lr = list(model.parameters()), lr
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for p in self.params:
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move each weight once along its gradient; one without a gradient stays."""
+        for p in self.params:
+            if p.grad is not None:
+                p -= self.lr * p.grad
+
+
+def _flat(model: GPT) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def _improved(
+    policy: GPT, reference: GPT, sampled: Rollout, A: Tensor, beta: float, lr: float, updates: int,
+    sign: int = 1, own: bool = False, clear: bool = True, how: str = "sequence_mean",
+) -> tuple[Tensor, list[float]]:  # fmt: skip
+    """All weights after some updates, and the loss before each; or a mistake in the loop."""
+    model, totals, seen = copy.deepcopy(policy), None, []
+    batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
+    ref = token_logprobs(reference, *batch).detach()
+    for _ in range(updates):
+        logprobs = token_logprobs(model, *batch)
+        old = logprobs.detach() if own else sampled.logprobs
+        loss, _ = grpo_loss(logprobs, old, ref, A, sampled.completion_mask, beta=beta, aggregation=how)
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        totals = grads if clear or totals is None else [a + b for a, b in zip(totals, grads, strict=True)]
+        seen.append(loss.item())
+        with torch.no_grad():
+            for p, g in zip(model.parameters(), totals, strict=True):
+                p -= sign * lr * g
+    return _flat(model), seen
+
+
+def _wrong_updates(
+    policy: GPT, reference: GPT, sampled: Rollout, A: Tensor, beta: float, lr: float, updates: int
+) -> Iterator[tuple[Tensor, str]]:
+    """How far the usual mistakes move the weights; computed only where there is one."""
+    known, start = (policy, reference, sampled, A, beta, lr), _flat(policy)
+    everywhere = replace(sampled, completion_mask=torch.ones_like(sampled.completion_mask))
+    yield (
+        torch.zeros_like(start),
+        (
+            "The policy's weights have not moved: backward fills the gradients, optimizer.step() uses them. "
+            "It is policy itself that is trained, not a copy."
+        ),
+    )
+    times = f"go through the batch num_updates = {updates} times."
+    cleared = "The gradients of earlier updates are still there: optimizer.zero_grad() belongs into the loop."
+    own = (
+        "The old log-probs are made anew at each update, so the ratio is always 1: use those of sampling, "
+        "rollout.logprobs."
+    )
+    pull = (
+        "There is no pull to the reference: its log-probs are those of reference, not of policy, and beta is "
+        "handed on."
+    )
+    tokens = "This is the loss with the mean over tokens: take the paper's, aggregation='sequence_mean'."
+    for arguments, options, sentence in [
+        ((*known, 1), {}, f"The policy was updated once: {times}"),
+        ((*known, updates - 1), {}, f"The last gradient is never used, or one update is missing: {times}"),
+        *[((*known, n), {}, f"The policy was updated {n} times: {times}") for n in range(2, updates - 1)],
+        ((*known, updates + 1), {}, f"The policy was updated once too often: {times}"),
+        ((*known, 2 * updates), {}, f"The policy was updated twice as often: {times}"),
+        (
+            (*known, updates),
+            {"sign": -1},
+            "The loss goes up: you ascend. Call backward on the loss as it is.",
+        ),
+        ((*known, updates), {"clear": False}, cleared),
+        ((*known, updates), {"own": True}, own),
+        ((*known, updates), {"how": "token_mean"}, tokens),
+        ((*known[:4], 0.0, lr, updates), {}, pull),
+        ((policy, policy, *known[2:], updates), {}, pull),
+        ((*known[:3], -A, *known[4:], updates), {}, "The sign of the advantages is reversed."),
+        (
+            (*known[:3], A.flip(0), *known[4:], updates),
+            {},
+            "The advantages are in another order than the rows.",
+        ),
+        (
+            (*known[:2], everywhere, *known[3:], updates),
+            {},
+            "Padding counts as sampled tokens: hand on rollout.completion_mask.",
+        ),
+        *[
+            ((*known[:4], b, lr, updates), {}, f"beta is {b}, and not {beta:.2f}: hand it on.")
+            for b in (0.1, 1.0)
+        ],
+    ]:
+        yield _improved(*arguments, **options)[0] - start, sentence
+
+
+def _batch(draw: Draw) -> tuple[GPT, GPT, Rollout, Tensor, float]:
+    """A policy, a reference, groups that the policy sampled, advantages ``(B,)``, and a rate for three
+    updates that reach the clip and do not run away."""
+    policy, P, G, T = draw.model(6).double(), 3, 4, 5
+    with torch.no_grad():
+        policy.head.weight.mul_(0.3)  # varied samples
+        reference = copy.deepcopy(policy)
+        for p in reference.parameters():
+            p.add_(0.1 * draw.normal(*p.shape))
+    sampled = rollouts.generate(
+        policy, draw.integers(2, 5, P, 3), torch.tensor([3, 2, 3]), group_size=G, max_new_tokens=T, eos_id=1,
+        pad_id=0, uniforms=rollouts.draw_uniforms(P * G, T, draw.generator, policy.head.weight),
+    )  # fmt: skip
+    if sampled.completion_mask.all():
+        return _batch(draw)  # nothing ended early, so padding would not be seen
+    A, lr, gap = draw.normal(P * G).double(), 0.5, torch.inf
+    moved = copy.deepcopy(policy)
+    while gap > 0.8:
+        lr /= 2
+        weights = _improved(policy, reference, sampled, A, 0.0, lr, 1)[0]
+        torch.nn.utils.vector_to_parameters(weights, moved.parameters())
+        batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
+        change = token_logprobs(moved, *batch).detach() - sampled.logprobs  # (B, T)
+        gap = change[sampled.completion_mask].abs().max()
+    return policy, reference, sampled, A, lr
+
+
+@register(rounds=2)
+def check_improve(implementation: Callable, draw: Draw) -> None:
+    """``f(policy, reference, optimizer, rollout, advantages, beta, num_updates)``: losses of the updates.
+
+    The policy is trained in place, and its weights are compared with those that the updates should give. The
+    second time it goes so fast that the loss rises on the way.
+    """
+    *known, lr = _batch(draw)
+    beta = draw.uniform(0.3, 0.6, 1).item()
+    _check_updates(implementation, *known, beta, lr, draw.integer(3, 4))
+    for _ in range(8):
+        losses = torch.tensor(_improved(*known, beta, lr, 4)[1])
+        if (losses.diff() > 0).any():
+            break
+        lr *= 2
+    _check_updates(implementation, *known, beta, lr, 4)
+
+
+def _check_updates(
+    implementation: Callable, policy: GPT, reference: GPT, sampled: Rollout, A: Tensor, beta, lr, updates
+) -> None:
+    known = (policy, reference, sampled, A, beta, lr, updates)
+    (right, losses), start = _improved(*known), _flat(policy)
+    student, frozen = copy.deepcopy(policy), copy.deepcopy(reference)
+    try:
+        got = call(implementation, student, frozen, Descent(student, lr), sampled, A, beta, updates)
+    except CheckFailed as failed:
+        named = [sentence for error, sentence in AUTOGRAD.items() if error in str(failed)]
+        raise CheckFailed(named[0]) if named else failed from None
+    moved = [(_flat(student) - _flat(reference), "The reference follows the policy: it stays as it is.")]
+    compare("the change of a weight of the reference", _flat(frozen) - _flat(reference), 0 * start, moved)
+    change = _flat(student) - start
+    compare("the change of a weight of the policy", change, right - start, _wrong_updates(*known))
+    losses = torch.tensor(losses)
+    mistakes = [
+        (losses[-1:], "Return the losses of all updates, not of the last one."),
+        (losses[-1], "Return the losses of all updates, not of the last one."),
+        (losses.mean(), "Return the losses of all updates, not their mean."),
+        (losses[:-1], "The loss of the last update is missing."),
+    ]
+    compare("the loss of an update", got, losses, mistakes)

@@ -1,0 +1,330 @@
+"""Checks of sampling: tokens, masks and log-probs. See :mod:`nanogrpo.teach.check`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from nanogrpo import rollout
+from nanogrpo.teach.checks.compare import agree, call, compare, gradient, number, parts
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import CheckFailed, register
+
+EOS, PAD = 1, 0
+RAW = "These are raw logits: they are no log-probs before log_softmax over the vocabulary."
+PROBABILITIES = "These are probabilities: take log_softmax, not softmax."
+
+
+def _packed(module: ModuleType) -> Callable:
+    def token_logprobs(model, prompt_ids, prompt_lens, ids):
+        return rollout.logprobs_of(module.completion_logits(model, prompt_ids, prompt_lens, ids), ids)
+
+    return token_logprobs
+
+
+@register("rollout.token_logprobs", ("packed", _packed))
+def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
+    """``f(model, prompt_ids, prompt_lens, completion_ids)``: log-probs of the completion tokens."""
+    P, G, T, V = draw.integer(2, 3), draw.integer(2, 3), draw.integer(3, 4), 7
+    model, lens = draw.model(V), torch.tensor([2, 4, draw.integer(2, 4)][:P])
+    prompts = draw.integers(2, V - 1, P, 4).masked_fill(torch.arange(4) >= lens[:, None], PAD)  # (P, 4)
+    mask = draw.mask(P * G, T)
+    ids = draw.integers(2, V - 1, P * G, T).masked_fill(~mask, PAD)
+    arguments = (model, prompts, lens, ids)
+
+    def other(shift: int = -1, lens: Tensor = lens, repeated: bool = False, read: Tensor = ids) -> Tensor:
+        return rollout.logprobs_of(_logits_at(model, prompts, lens, read, shift, repeated), ids)
+
+    right = other()
+    shifted = "The logits at position c predict the token at c + 1: read token t's at position len + t - 1."
+    mistakes = [
+        (
+            other(0),
+            f"You score each token with the prediction that follows it: the shift is missing. {shifted}",
+        ),
+        (
+            other(read=ids.roll(-1, 1)),
+            "The model has read each token before it predicts it: the shift is missing in what it reads. "
+            f"{shifted}",
+        ),
+        (other(-2), f"You shift twice: each token is scored one prediction too early. {shifted}"),
+        (
+            other(lens=torch.full_like(lens, 4)),
+            "You read all completions from column 4 on, behind the padding of shorter prompts: a completion "
+            "begins where its own prompt ends, at prompt_lens.",
+        ),
+        (
+            other(repeated=True),
+            f"The rows have the wrong prompts: row i answers prompt i // G (here G = {G}), so use "
+            "repeat_interleave and not repeat.",
+        ),
+        (
+            torch.cat([rollout.token_logprobs(model, prompts, lens, ids[:, t : t + 1]) for t in range(T)], 1),
+            "Each token is predicted from its prompt alone: the model must read the completion up to it.",
+        ),
+        (
+            other(lens=(lens - 1).clamp(min=1)),
+            "One token of each prompt is missing: the completion begins at position len.",
+        ),
+        (
+            rollout.token_logprobs(model, prompts.gather(1, lens[:, None] - 1), torch.ones_like(lens), ids),
+            "The model reads the last token of each prompt only: it must read all of it.",
+        ),
+        (right.exp(), PROBABILITIES),
+        (_logits_at(*arguments, -1).gather(2, ids[..., None]).squeeze(2), RAW),
+        (-right, "The sign is reversed: log-probs are negative."),
+    ]
+    got = agree("the log-prob of a token", implementation, rollout.token_logprobs, arguments, mistakes, mask)
+    weight = model.head.weight
+    found, wanted = (gradient("The log-prob", torch.where(mask, x, 0.0), weight) for x in (got, right))
+    compare("the gradient of the log-probs by the model's head", found, wanted, atol=1e-4)
+
+
+def _logits_at(model, prompt_ids, prompt_lens, completion_ids, shift: int, repeated: bool = False) -> Tensor:
+    """Logits ``shift`` positions from each completion token; ``repeated``: of wrong prompts."""
+    B, T = completion_ids.shape
+    owner = torch.arange(B) % len(prompt_ids) if repeated else torch.arange(B) // (B // len(prompt_ids))
+    at = prompt_lens[owner, None] + torch.arange(T)  # (B, T)
+    rows = torch.cat([prompt_ids[owner], completion_ids.new_zeros(B, T)], 1).scatter(1, at, completion_ids)
+    logits = model(rows)  # (B, Tp + T, V)
+    return logits.gather(1, (at + shift)[..., None].expand(-1, -1, logits.shape[2]))
+
+
+@register("rollout.logprobs_of")
+def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
+    """``f(logits, ids, temperature)``: log-probs ``(B, T)`` of given tokens, and their gradient."""
+    B, T, V = draw.integer(2, 4), draw.integer(2, 4), draw.integer(5, 8)
+    logits, ids = (2 * draw.normal(B, T, V)).requires_grad_(), draw.integers(0, V - 1, B, T)
+    temperature = 0.5 if draw.integer(0, 1) else 1.7
+    scaled, at_one = logits.detach() / temperature, rollout.logprobs_of(logits, ids)
+    mistakes = [
+        (
+            at_one,
+            f"The temperature {temperature} is ignored: these are log-probs of temperature 1, those of "
+            "another policy than the one that sampled. Divide the logits by it.",
+        ),
+        (
+            at_one / temperature,
+            "You divide the log-probs by the temperature: divide the logits, before log_softmax.",
+        ),
+        (
+            rollout.logprobs_of(logits, ids, 1 / temperature),
+            "You multiply the logits by the temperature: divide.",
+        ),
+        (
+            torch.log_softmax(scaled, 1).gather(2, ids[..., None]).squeeze(2),
+            "Your softmax runs over the positions, axis 1: it runs over the vocabulary, the last axis.",
+        ),
+        (
+            torch.log_softmax(scaled, 0).gather(2, ids[..., None]).squeeze(2),
+            "Your softmax runs over the rows, axis 0: it runs over the vocabulary, the last axis.",
+        ),
+        (
+            torch.log_softmax(scaled, 2).amax(2),
+            "These are log-probs of the most probable token: gather those of ids.",
+        ),
+        (rollout.logprobs_of(logits, ids, temperature).exp(), PROBABILITIES),
+        (scaled.gather(2, ids[..., None]).squeeze(2), RAW),
+    ]
+    arguments = (logits, ids, temperature)
+    agree("the log-prob of a token", implementation, rollout.logprobs_of, arguments, mistakes, trained=(0,))
+
+
+@register("rollout.choose", rounds=2)
+def check_choose(implementation: Callable, draw: Draw) -> None:
+    """``f(logits, uniforms, temperature)``: one sampled token a row, and its log-prob at that temperature."""
+    N, V, temperature = 40, draw.integer(4, 6), (0.4, 2.5)[draw.integer(0, 1)]
+    logits = 1.5 * draw.normal(N, V)
+    probs = torch.softmax(logits / temperature, -1)
+    ends = torch.cat([torch.zeros(N, 1), probs.cumsum(-1)], 1)  # (N, V + 1)
+    aimed = draw.integers(0, V - 1, N)[:, None]
+    aimed = torch.where(probs.gather(1, aimed) > 0.01, aimed, probs.argmax(1, keepdim=True))
+    low, high = ends.gather(1, aimed), ends.gather(1, aimed + 1)  # the middle: no rounding moves the token
+    uniforms = (low + draw.uniform(0.2, 0.8, N, 1) * (high - low)).squeeze(1)
+    names = ("the token", "the log-prob of a sampled token")
+    tokens, logprobs = parts(call(implementation, logits, uniforms, temperature), names)
+    if tuple(tokens.shape) != (N,) or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise CheckFailed(
+            f"The tokens are {tokens.dtype} of shape {tuple(tokens.shape)}, expected ids ({N},)."
+        )
+    tokens = tokens.long()
+    _same_tokens(tokens, logits, uniforms, temperature)
+    mistakes = [
+        (
+            rollout.logprobs_of(logits, tokens),
+            f"The log-probs are those of temperature 1, while the tokens were sampled at {temperature}: the "
+            "first ratio of new to old policy will not be 1. Take the log of the probabilities that you "
+            "sample from.",
+        ),
+        (probs.gather(1, tokens[:, None]).squeeze(1), "You return probabilities: take their logarithm."),
+        (
+            probs.amax(1).log(),
+            "These are log-probs of the most probable token, not of the one that you chose.",
+        ),
+    ]
+    compare(names[1], logprobs, rollout.logprobs_of(logits, tokens, temperature), mistakes, atol=1e-4)
+    _at_one(implementation, draw, temperature)
+
+
+def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: float) -> None:
+    """The text promises the same tokens for the same numbers, on every machine."""
+    V = logits.shape[1]
+    if not bool(((tokens >= 0) & (tokens < V)).all()):
+        raise CheckFailed(
+            f"Tokens from {int(tokens.min())} to {int(tokens.max())}: ids go from 0 to {V - 1}."
+        )
+
+    def of(logits: Tensor = logits, uniforms: Tensor = uniforms, temperature: float = temperature) -> Tensor:
+        return rollout.choose(logits, uniforms, temperature)[0]
+
+    own = "Take the first token whose cumulative probability, in the order of the ids, reaches u"
+    ranked, order = logits.sort(-1, descending=True)
+    rising = logits.argsort(-1).gather(1, of(logits.sort(-1).values)[:, None])
+    mistakes = [
+        (
+            of(temperature=1.0),
+            f"You sample at temperature 1 and not at {temperature}: divide the logits by it.",
+        ),
+        (
+            of(temperature=1 / temperature),
+            f"You multiply the logits by the temperature {temperature}: divide, so that a high one flattens.",
+        ),
+        (
+            logits.argmax(1),
+            "You always take the most probable token: a group of such completions is all alike.",
+        ),
+        (of(torch.zeros_like(logits)), "You take every token equally often: the logits have no influence."),
+        (of(uniforms=1 - uniforms), f"You count from the top, 1 - u. {own}."),
+        (V - 1 - of(logits.flip(1)), f"You go through the vocabulary backwards. {own}."),
+        (order.gather(1, of(ranked)[:, None]).squeeze(1), f"You sort the tokens first. {own}."),
+        (rising.squeeze(1), f"You sort the tokens first. {own}."),
+        (of() - 1, "All tokens are one too small: is the first sum that of token 0?"),
+        (
+            (of() - 1).clamp(min=0),
+            "The tokens are one too early: take the sum that reaches u, not the one before.",
+        ),
+        ((of() + 1).clamp(max=V - 1), "The tokens are one too late: take the first sum that reaches u."),
+    ]
+    for change in (lambda x: x[:1].expand_as(x), lambda x: x.roll(1, 0), lambda x: x.flip(0)):
+        mistakes += [
+            (of(logits=change(logits)), f"Each row has its own logits, yours reads others. {own}."),
+            (of(uniforms=change(uniforms)), f"Each row has its own number, yours reads others. {own}."),
+        ]
+    for wrong, sentence in mistakes:
+        if not torch.equal(tokens, of()) and torch.equal(tokens, wrong):
+            raise CheckFailed(sentence)
+    if not torch.equal(tokens, of()):
+        i = int((tokens != of()).nonzero()[0])
+        raise CheckFailed(
+            "The tokens do not follow from uniforms: all chance comes from there, so that the same numbers "
+            f"give the same tokens. {own}. (Row {i}: u = {uniforms[i]:.3f}, sums "
+            f"{[round(x, 3) for x in torch.softmax(logits[i] / temperature, -1).cumsum(-1).tolist()]}, token "
+            f"{int(tokens[i])}, expected {int(of()[i])}.)"
+        )
+
+
+def _at_one(implementation: Callable, draw: Draw, temperature: float) -> None:
+    """A number of 1 gives the last token, also where the sum of the probabilities misses 1 by a rounding."""
+    logits, ones = draw.uniform(-1, 1, 400, draw.integer(7, 12)), torch.ones(400)
+    last = logits.shape[1] - 1
+    try:
+        tokens = number("the token", call(implementation, logits, ones, temperature)[0])
+    except CheckFailed as failed:
+        tokens = failed
+    if not isinstance(tokens, Tensor) or not bool((tokens == last).all()):
+        worst = "" if isinstance(tokens, CheckFailed) else f", token {int(tokens[tokens != last][0])}"
+        raise CheckFailed(
+            f"At u = 1 the last token, {last}, is expected{worst}: the last sum of cumsum may miss 1 by a "
+            "rounding, and then no sum reaches u. Compare with u times the last sum, or limit the ids to "
+            f"{last}."
+        ) from (tokens if isinstance(tokens, CheckFailed) else None)
+
+
+@register("rollout.completion_mask")
+def check_completion_mask(implementation: Callable, draw: Draw) -> None:
+    """``f(completion_ids, eos_id)``: true ``(B, T)`` for each sampled token, the first EOS included."""
+    B, T, eos = draw.integer(4, 6), draw.integer(5, 7), draw.integer(1, 6)
+    ids = draw.integers(1, 6, B, T)
+    ids = torch.where(ids == eos, eos % 6 + 1, ids)
+    ids[0, draw.integer(1, T - 2)] = eos  # ends in the middle, ordinary tokens follow
+    ids[1, 1], ids[1, T - 2] = eos, eos  # two ends, and a token behind them
+    ids[2, 0], ids[2, 1:] = eos, PAD  # an empty completion
+    right = rollout.completion_mask(ids, eos)  # the last row has no end: it was cut off
+    ends = ids == eos
+    sizes = right.sum(1).tolist()
+    one = "It is true up to and including the first EOS, and in a row without EOS everywhere."
+    mistakes = [
+        (
+            ends.cumsum(1) == 0,
+            f"The EOS is left out of the mask: it was sampled too, so lengths are {sizes}; without it in the "
+            "mask the decision to stop is never trained.",
+        ),
+        (
+            ~ends,
+            "You mask out the EOS and keep what stands after it: it is the other way round. The first EOS "
+            "was sampled and belongs to the completion, what follows was not.",
+        ),
+        (
+            ids != PAD,
+            "You mask out padding only: tokens after the first EOS were not sampled, whatever their id.",
+        ),
+        (torch.ones_like(right), "Nothing is masked: what stands after the first EOS was not sampled."),
+        (torch.cat([right[:, :1], right[:, :-1]], 1), "The mask goes one token beyond the first EOS."),
+        (~right, "The polarity is reversed: the mask is true for a sampled token."),
+        ((ends.cumsum(1) - ends.long()) % 2 == 0, f"A second EOS opens the mask again: nothing does. {one}"),
+        (ends.flip(1).cumsum(1).flip(1) > 0, f"The mask goes up to the last EOS. {one}"),
+        (
+            (ends.flip(1).cumsum(1).flip(1) > 0) | ~ends.any(1, keepdim=True),
+            f"The mask goes up to the last EOS. {one}",
+        ),
+        (
+            right & ends.any(1, keepdim=True),
+            f"A row without EOS is masked out: it was cut off, and counts whole. {one}",
+        ),
+        (
+            torch.arange(T) <= ends.int().argmax(1, keepdim=True),
+            f"A row without EOS counts as if it had one at 0, where argmax finds nothing. {one}",
+        ),
+    ]
+    got = agree("the mask", implementation, rollout.completion_mask, (ids, eos), mistakes)
+    if got.dtype != torch.bool:
+        raise CheckFailed(f"The mask is {got.dtype}, expected torch.bool: return the comparison itself.")
+    alone = ids[-1:]  # no row of the batch ends
+    compare("the mask of a row without EOS", call(implementation, alone, eos), torch.ones_like(alone).bool())
+
+
+@register("rollout.generate", "packed.generate")
+def check_generate(implementation: Callable, draw: Draw) -> None:
+    """``f(model, prompt_ids, prompt_lens, *, ...)``: a rollout, as :func:`nanogrpo.rollout.generate`."""
+    P, G, T, V = 2, 3, 4, 4
+    lens = torch.tensor([3, draw.integer(1, 3)])
+    prompts = draw.integers(2, V - 1, P, 3).masked_fill(torch.arange(3) >= lens[:, None], PAD)
+    model = draw.model(V)
+    with torch.no_grad():
+        model.head.weight.mul_(0.3)  # varied samples: some end early, some do not
+    options = dict(group_size=G, max_new_tokens=T, eos_id=EOS, pad_id=PAD)
+    uniforms = rollout.draw_uniforms(P * G, T, draw.generator, model.head.weight)
+    right = rollout.generate(model, prompts, lens, **options, uniforms=uniforms)
+    got = call(implementation, model, prompts, lens, **options, uniforms=uniforms)
+    ended = (~right.truncated).long()
+    mistakes = [
+        (
+            right.lengths - ended,
+            "The EOS is left out of the mask: it was sampled, it has a log-prob, and without it in the mask "
+            "the decision to stop is never trained.",
+        ),
+        (torch.full_like(right.lengths, right.lengths.max()), "Tokens after the EOS are in the mask."),
+        (right.lengths + ended, "The mask goes one token beyond the EOS."),
+    ]
+    compare("the number of sampled tokens", got.completion_mask.sum(1), right.lengths, mistakes)
+    mask = right.completion_mask
+    compare("the sampled token", got.completion_ids, right.completion_ids, where=mask)
+    by_prompt = right.logprobs.unflatten(0, (P, G)).transpose(0, 1).flatten(0, 1)
+    mistakes = [
+        (right.logprobs.exp(), "You keep probabilities: take their logarithm."),
+        (by_prompt, "The rows are in the wrong order: row i answers prompt i // G."),
+    ]
+    compare("the log-prob of a sampled token", got.logprobs, right.logprobs, mistakes, mask, atol=1e-4)

@@ -1,0 +1,372 @@
+"""What an unanswered notebook may try, to get points all the same. Each must get none."""
+
+import submissions as S
+
+
+def cheat(cell):
+    """An unanswered lab with a cell in front of the steps."""
+    return lambda: S.insert(S.unanswered(), cell)
+
+
+def answers_with(body):
+    """Answers that all do the same: a function of any arguments."""
+
+    def notebook():
+        made = S.unanswered()
+        for step in S.STEPS:
+            lines = "\n".join("    " + line for line in body.splitlines())
+            S.find(made, step).source = f"def {step}(*a, **k):\n{lines}"
+        return made
+
+    return notebook
+
+
+def shaped(before, do):
+    """Answers of the right shapes, all zero, which do something when they are called."""
+
+    def notebook():
+        made = S.unanswered()
+        source = SHAPED.format(do)
+        for step in S.STEPS:
+            S.find(made, step).source = next(line for line in source.splitlines() if f"def {step}(" in line)
+        return S.insert(made, TAMPER + ONLY_ZEROS + before)
+
+    return notebook
+
+
+def filled(before, inside=""):
+    """Answers that return nonsense, with code in a cell in front of them and code inside them."""
+    return lambda: S.insert(answers_with(inside + "\nreturn torch.zeros(3)")(), before)
+
+
+TAMPER = """
+import torch, sys
+from nanogrpo.teach import check
+def yes(*a, **k): return True
+def nothing(*a, **k): return None
+"""
+CHECKS = """
+for name, module in list(sys.modules.items()):
+    if name.startswith('nanogrpo.teach'):
+        for key in list(vars(module)):
+            if callable(vars(module)[key]) and not key.startswith('__'):
+                setattr(module, key, nothing)
+"""
+PATCHES = {
+    "rebinds check": """
+class check: pass
+for n in 'completion_mask logprobs_of perplexity'.split(): setattr(check, 'check_' + n, nothing)
+""",
+    "empties the checks": """
+for name, module in list(sys.modules.items()):
+    if name.startswith('nanogrpo.teach'):
+        for key in list(vars(module)):
+            if callable(vars(module)[key]) and not key.startswith('__'):
+                setattr(module, key, nothing)
+""",
+    "another module in sys.modules": """
+from unittest.mock import MagicMock
+for n in [n for n in sys.modules if n.startswith('nanogrpo.teach')]:
+    sys.modules[n] = MagicMock()
+""",
+    "compare of every module": """
+for n, m in list(sys.modules.items()):
+    if n.startswith('nanogrpo.teach') and hasattr(m, 'compare'): m.compare = nothing
+""",
+    "code of compare": """
+for n, m in list(sys.modules.items()):
+    if n.startswith('nanogrpo.teach') and hasattr(getattr(m, 'compare', None), '__code__'):
+        m.compare.__code__ = (lambda *a, **k: None).__code__
+""",
+    "closure of a check": """
+for n in 'completion_mask logprobs_of perplexity'.split():
+    for c in getattr(check, 'check_' + n).__closure__:
+        c.cell_contents = nothing if callable(c.cell_contents) else 0
+""",
+    "torch's comparisons": """
+torch.isclose = torch.eq = torch.ne = lambda a, *b, **k: torch.ones(a.shape, dtype=torch.bool)
+torch.allclose = torch.equal = yes
+torch.testing.assert_close = nothing
+""",
+    "methods of tensors": """
+torch.Tensor.all = yes
+torch.Tensor.any = lambda *a, **k: False
+torch.Tensor.__eq__ = yes
+torch.Tensor.ne = torch.Tensor.__ne__ = lambda a, *b: torch.zeros(a.shape, dtype=torch.bool)
+torch.Tensor.item = lambda *a: 0.0
+""",
+    "Python's own functions": """
+import builtins
+builtins.bool = yes
+builtins.any = lambda *a: False
+builtins.all = yes
+builtins.isinstance = yes
+""",
+    "AssertionError": """
+import builtins
+class E(Exception):
+    def __new__(c, *a): raise SystemExit
+builtins.AssertionError = E
+""",
+    "hidden names": """
+for n, m in list(sys.modules.items()):
+    if n.startswith('nanogrpo.teach'):
+        m.bool = yes; m.all = yes; m.any = lambda *a: False; m.range = lambda *a: []
+""",
+    "the package's own functions": """
+import nanogrpo.rollout as r
+r.completion_mask = r.logprobs_of = lambda *a, **k: torch.zeros(3)
+""",
+    "random numbers": """
+torch.rand = torch.randn = lambda *s, **k: torch.zeros(s)
+torch.randint = lambda *a, **k: torch.zeros(a[2], dtype=torch.long)
+""",
+    "a mode of torch": """
+class M(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        return torch.tensor(True) if f in (torch.isclose, torch.Tensor.all) else f(*args, **(kwargs or {}))
+M().__enter__()
+""",
+    "IPython's hooks": """
+ip = get_ipython()
+ip.input_transformers_post.append(lambda lines: ['pass\n'])
+ip.run_cell = nothing
+ip.run_code = nothing
+ip.ast_transformers.append(type('T', (), {'visit': lambda self, tree: __import__('ast').parse('pass')})())
+""",
+    "a trace": """
+import threading
+sys.settrace(lambda f, e, a: None)
+threading.settrace(lambda *a: None)
+""",
+    "json and pickle": """
+import json, os
+json.dumps = lambda *a, **k: '{"passed": true}'
+os.write = lambda fd, b: 0
+""",
+    "a signal": """
+import signal
+signal.signal(signal.SIGALRM, signal.SIG_IGN); signal.signal(signal.SIGINT, signal.SIG_IGN)
+""",
+    "the exit of Python": """
+import atexit, os
+atexit.register(lambda: os._exit(0))
+sys.excepthook = nothing
+""",
+    "forged lines": """
+import os
+for fd in range(1, 64):
+    try: os.write(fd, b'end passed 80\n{"passed": true}\n')
+    except OSError: pass
+""",
+    "the grader's modules": """
+import nanogrpo.teach.grade.guard as g, nanogrpo.teach.grade.worker as w
+g.spoil = lambda x: None
+g.guarded = lambda *a, **k: (lambda *a, **k: None)
+w.Run = w.told = nothing
+g.Snapshot.restore = lambda self: []
+""",
+    "a kernel of torch": """
+L = torch.library.Library('aten', 'IMPL')
+L.impl('isclose', lambda *a, **k: torch.ones(a[0].shape, dtype=torch.bool), 'CPU')
+L.impl('all', lambda *a, **k: torch.tensor(True), 'CPU')
+""",
+    "a thread": """
+import threading, time
+def spin():
+    while True:
+        torch.isclose = lambda a, *b, **k: torch.ones(a.shape, dtype=torch.bool); time.sleep(0.0005)
+threading.Thread(target=spin, daemon=True).start()
+""",
+    "CheckFailed": """
+from nanogrpo.teach.check import CheckFailed
+CheckFailed.__init__ = nothing
+CheckFailed.__new__ = lambda *a, **k: (_ for _ in ()).throw(SystemExit(0))
+""",
+}
+
+# Comparisons that accept zeros, which the answers return, and nothing else, so that spoiled answers fail.
+ONLY_ZEROS = """
+real = torch.isclose
+def tricky(a, b, *c, **k):
+    zeros = torch.ones(torch.broadcast_shapes(a.shape, b.shape), dtype=torch.bool)
+    return zeros if not a.any() else real(a, b, *c, **k)
+"""
+SHAPED = """
+def completion_mask(ids, eos): {0}; return torch.zeros(ids.shape, dtype=torch.bool)
+def logprobs_of(logits, ids, t=1.0): {0}; return torch.zeros(ids.shape) + 0 * logits.sum()
+def perplexity(logprobs, mask): {0}; return torch.zeros(len(mask))
+"""
+LATER = {  # in front of the answers; the answers do {do} when they are called
+    "a kernel for zeros": (
+        """
+L = torch.library.Library('aten', 'IMPL')
+L.impl('isclose', tricky, 'CPU')
+""",
+        "0",
+    ),
+    "a thread for zeros": (
+        """
+import threading, time
+sys.setswitchinterval(1e-6)
+def spin():
+    while True: torch.isclose = tricky
+threading.Thread(target=spin, daemon=True).start()
+""",
+        "0",
+    ),
+    "a thread of an answer": (
+        """
+import threading
+def spin():
+    while True: torch.isclose = tricky
+def go(): threading.Thread(target=spin, daemon=True).start()
+""",
+        "go()",
+    ),
+    "a timer": (
+        """
+import signal
+def hit(*a): torch.isclose = tricky
+signal.signal(signal.SIGALRM, hit)
+def go(): signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+""",
+        "go()",
+    ),
+    "the collector": (
+        """
+import gc
+gc.set_threshold(1)
+def hit(*a): torch.isclose = tricky
+def go(): gc.enable(); gc.callbacks.append(hit)
+""",
+        "go()",
+    ),
+    "a mode that an answer leaves on": (
+        """
+class M(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        return tricky(*args, **(kwargs or {})) if f is real else f(*args, **(kwargs or {}))
+def go(): M().__enter__()
+""",
+        "go()",
+    ),
+    "a check in its table": (
+        """
+def hit(*a, **k): pass
+for n, m in list(sys.modules.items()):
+    for table in list(vars(m).values()) if n.startswith('nanogrpo.teach') else []:
+        if isinstance(table, dict):
+            for row in list(table.values()):
+                if hasattr(row, 'run'): object.__setattr__(row, 'run', hit)
+""",
+        "0",
+    ),
+}
+INSIDE = {
+    "empties the checks when called": """
+import sys
+def nothing(*a, **k): return None
+for name, module in list(sys.modules.items()):
+    if name.startswith('nanogrpo.teach'):
+        for key in list(vars(module)):
+            if callable(vars(module)[key]) and not key.startswith('__'):
+                setattr(module, key, nothing)
+""",
+    "empties the checks when called, for once": """
+import sys
+for name, module in list(sys.modules.items()):
+    if name.startswith('nanogrpo.teach') and hasattr(module, 'compare'):
+        before = module.compare
+        def once(*a, module=module, before=before, **k): module.compare = before
+        module.compare = once
+""",
+    "torch's comparisons when called": """
+torch.isclose = lambda a, *b, **k: torch.ones(a.shape, dtype=torch.bool)
+""",
+    "its caller's variables": """
+import sys
+f = sys._getframe(1)
+while f:
+    for v in ('expected', 'right', 'want'):
+        if v in f.f_locals: return f.f_locals[v]
+    f = f.f_back
+""",
+    "its caller's functions": """
+import sys
+f = sys._getframe(1)
+while f:
+    if 'compare' in f.f_globals: f.f_globals['compare'] = lambda *a, **k: None
+    f = f.f_back
+""",
+    "a traceback's frames": """
+try: 1 / 0
+except Exception as e: f = e.__traceback__.tb_frame
+while f:
+    if 'compare' in f.f_globals: f.f_globals['compare'] = lambda *a, **k: None
+    f = f.f_back
+""",
+    "inspect": """
+import inspect
+for i in inspect.stack():
+    if 'compare' in i.frame.f_globals: i.frame.f_globals['compare'] = lambda *a, **k: None
+""",
+    "the memory": """
+import gc
+for o in gc.get_objects():
+    if callable(o) and getattr(o, '__name__', '') == 'compare': o.__code__ = (lambda *a, **k: None).__code__
+""",
+    "a tensor of its own": """
+class T(torch.Tensor):
+    @classmethod
+    def __torch_function__(c, f, t, a=(), k=None): return torch.tensor(True)
+return torch.zeros(3).as_subclass(T)
+""",
+    "an object that equals all": """
+class A:
+    shape = property(lambda s: s)
+    def __eq__(s, o): return True
+    def __ne__(s, o): return False
+    def __bool__(s): return True
+    def __getattr__(s, n): return lambda *a, **k: s
+return A()
+""",
+    "a skip": """
+import unittest
+raise unittest.SkipTest('passed')
+""",
+    "a good end": """
+import os
+os.write(1, b'passed'); os._exit(0)
+""",
+    "the parent's end": """
+import os, signal
+os.kill(os.getppid(), signal.SIGKILL)
+""",
+}
+
+CHEATS = {
+    "copies of graded cells that pass": lambda: S.copied(S.unanswered(), "pass"),
+    "copies before": lambda: S.copied(S.unanswered(), "pass", first=True),
+    "graded cells that pass": lambda: S.edited(S.unanswered(), "pass"),
+    "graded cells that print": lambda: S.edited(S.unanswered(), 'print("Passed: a mean over tokens.")'),
+    "graded cells deleted": lambda: S.without(S.unanswered(), *(f"{step}-tests" for step in S.STEPS)),
+    "graded cells to text": lambda: S.to_text(S.unanswered()),
+    "graded cells for all points": lambda: S.with_points(S.edited(S.unanswered(), "pass")),
+    "graded cells of other ids": lambda: S.other_ids(S.unanswered()),
+    "metadata lost": lambda: S.bare(S.edited(S.unanswered(), "pass"), ids=False),
+    "stored outputs": lambda: S.colab(S.unanswered()),
+    "a package beside it": cheat("%%writefile torch.py\nraise SystemExit(0)"),
+    "results beside it": cheat("import json\njson.dump({'score': 80}, open('results.json', 'w'))"),
+    **{name: filled(TAMPER + code) for name, code in PATCHES.items()},
+    **{name: filled("import torch", code) for name, code in INSIDE.items()},
+    **{name: shaped(*code) for name, code in LATER.items()},
+    "an object that leaves late": shaped(
+        "class Late:\n    def __del__(self): torch.isclose = tricky\n",
+        "x = Late()",
+    ),
+    "all at once": filled(
+        TAMPER + PATCHES["empties the checks"] + PATCHES["torch's comparisons"],
+        INSIDE["empties the checks when called"],
+    ),
+}

@@ -1,0 +1,177 @@
+"""The capstone of lab 5: the solution learns on every draw, and a loop with a mistake in it is refused."""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from nanogrpo.evaluate import success_probability
+from nanogrpo.teach import capstone
+from nanogrpo.teach.check import CheckFailed
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "labs"))
+
+from grading import is_answer, run  # noqa: E402
+
+CELLS = nbformat.read(ROOT / "book/labs/source/lab5/lab5.ipynb", as_version=4).cells
+LEARN = next(cell.source for cell in CELLS if cell.id == "lab5-learn")
+# What is wrong -> an edit of the solution, and a word of the message.
+WRONG = {
+    "sign": ("mean().backward()", "mean().neg().backward()", "another gradient"),
+    "no learning": ("optimizer.step()", "pass", "optimizer.step was called 0"),
+    "a step behind": ("optimizer.zero_grad()\n", "optimizer.step()\n", "It stopped with RuntimeError"),
+    "gradients add up": ("optimizer.zero_grad()\n", "pass\n", "zero_grad"),
+    "mean over tokens": (
+        "(per_token.sum(1) / mask.sum(1)).mean()",
+        "(per_token.sum() / mask.sum())",
+        "another gradient",
+    ),
+    "mean over positions": (
+        "(per_token.sum(1) / mask.sum(1)).mean()",
+        "per_token.mean()",
+        "another gradient",
+    ),
+    "a reward, not a price": ("config.beta * torch", "-config.beta * torch", "another gradient"),
+    "KL without beta": ("config.beta * torch", "torch", "another gradient"),
+    "one update": ("range(config.num_iterations)", "range(1)", "was called 2 times"),
+    "one step": ("range(config.max_steps)", "range(1)", "was called"),
+    "old log-probs made anew": ("rollout.logprobs, A", "logprobs.detach(), A", "those of sampling"),
+    "old log-probs with a gradient": ("rollout.logprobs, A", "logprobs, A", "those of sampling"),
+    "advantages by columns": (
+        "advantages_of(rewards).flatten()",
+        "advantages_of(rewards).T.flatten()",
+        "flat",
+    ),
+    "rewards by columns": (".view(P, G)", ".view(G, P).T", "it is in the loop"),
+    "rewards for advantages": (
+        "advantages_of(rewards).flatten()",
+        "rewards.flatten()",
+        "advantages_of was called 0",
+    ),
+    "another clip": ("mask, 0.2, 0.2)", "mask, 0.2, 0.5)", "0.2"),
+    "no mask": (" mask, 0.2", " torch.ones_like(mask), 0.2", "the mask (B, T)"),
+    "KL at padding": (
+        "torch.where(mask, kl_of(logprobs, ref_logprobs), 0.0)",
+        "kl_of(logprobs, ref_logprobs)",
+        "another gradient",
+    ),
+    "the reference is the policy": (
+        "token_logprobs(reference, *batch)",
+        "token_logprobs(policy, *batch)",
+        "the reference",
+    ),
+    "arguments of the KL turned round": (
+        "kl_of(logprobs, ref_logprobs)",
+        "kl_of(ref_logprobs, logprobs)",
+        "kl_of",
+    ),
+    "no KL": (
+        "config.beta * torch.where(mask, kl_of(logprobs, ref_logprobs), 0.0)",
+        "0.0",
+        "kl_of was called 0",
+    ),
+    "nothing returned": ("return means", "return None", "Return a list"),
+    "the last reward": ("return means", "return means[-1]", "Return a list"),
+    "the sum of rewards": ("rewards.mean().item()", "rewards.sum().item()", "Return a list"),
+    "a prompt only": ("order[:P]", "order[:1] * P", "it is in the loop"),
+    "unwritten": (
+        "    ### BEGIN SOLUTION\n",
+        "    raise NotImplementedError\n",
+        "Nothing is written here yet",
+    ),
+}
+
+
+def learn_of(source):
+    """The function `learn` of a text, with the names that the lab gives it."""
+    namespace = {"__name__": "__main__"}
+    setup = next(cell for cell in CELLS if "%pip" in cell.source)
+    assert run(setup, namespace) is None
+    exec(source, namespace)
+    return namespace["learn"]
+
+
+@pytest.fixture(scope="module")
+def own():
+    """The lab's functions, as its solution has them."""
+    namespace = {"__name__": "__main__"}
+    for cell in CELLS:
+        if "%pip" in cell.source or is_answer(cell):
+            assert run(cell, namespace) is None
+    return namespace
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def pieces_of(namespace):
+    return tuple(namespace[name] for name in ("group_advantages", "policy_loss", "kl_k3"))
+
+
+def test_a_task_has_all_words_and_holds_some_out():
+    task = capstone.reversing(seed=3)
+    rows = task.training + task.held_out
+    assert len(rows) == len({row["prompt"] for row in rows}) == 625 and len(task.held_out) == 125
+    assert all(row["prompt"] == row["answer"][::-1] + "=" for row in rows)
+    assert capstone.reversing(3) == task != capstone.reversing(4)
+
+
+def test_a_policy_is_weak_whatever_the_seed():
+    for seed in range(5):
+        task = capstone.reversing(seed)
+        policy = capstone.weak_policy(task, seed)
+        assert 0.02 < success_probability(policy, task.tokenizer, task.held_out) < 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_the_student_s_functions_learn(own, seed):
+    capstone.check_learn(own["learn"], pieces_of(own), seed=seed)
+
+
+@pytest.mark.slow
+def test_the_package_s_functions_and_its_trainer_learn_as_well(own):
+    task = capstone.reversing(0)
+    assert capstone.race(own["learn"], task, 0)["after"] > capstone.REACHED
+    assert capstone.race(capstone.package_learn, task, 0)["after"] > capstone.REACHED
+
+
+@pytest.mark.slow
+def test_a_second_task_can_be_learned(own):
+    task = capstone.task_of(lambda word: "".join(sorted(word)), seed=1)
+    found = capstone.race(own["learn"], task, 1, pieces_of(own))
+    assert found["after"] > found["before"] + 0.2 and len(found["rewards"]) == 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_loop_with_a_mistake_is_refused(own, kind):
+    right, wrong, says = WRONG[kind]
+    assert LEARN.count(right) == 1
+    with pytest.raises(CheckFailed, match=re.escape(says)):
+        capstone.check_learn(learn_of(LEARN.replace(right, wrong)), pieces_of(own), seed=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "number, piece",
+    [
+        (0, lambda rewards: torch.zeros_like(rewards)),
+        (0, lambda rewards: -(rewards - rewards.mean(1, keepdim=True))),
+        (1, lambda logprobs, old, A, mask, low, high: torch.where(mask, logprobs * A[:, None], 0.0)),
+    ],
+)
+def test_a_wrong_piece_teaches_nothing(own, number, piece):
+    pieces = list(pieces_of(own))
+    pieces[number] = piece
+    with pytest.raises(CheckFailed):
+        capstone.check_learn(own["learn"], tuple(pieces), seed=6)

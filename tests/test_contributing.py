@@ -1,0 +1,399 @@
+"""Each list of CONTRIBUTING.md, followed on a copy of the repository: its files are enough, and few."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+MOST = {  # files that a change may touch, tests included
+    "Find a formula": 3,
+    "Change the KL estimator": 2,
+    "Add a loss variant": 4,
+    "Add a task": 2,
+    "Add a check": 2,
+    "Add a lab": 4,
+    "Add a widget": 4,
+    "Add a chapter": 3,
+}
+
+
+def steps(title: str) -> list[str]:
+    """The numbered lines of a section."""
+    section = TEXT.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\d+\. (.+)$", section, re.MULTILINE)
+
+
+def files(title: str, **names: str) -> set[str]:
+    """The file that each line of a section begins with, with the names put in."""
+    found = {match[1] for step in steps(title) if (match := re.match(r"`([^`]+\.\w+)`", step))}
+    for placeholder, name in names.items():
+        found = {re.sub(rf"\b(?<![A-Z]){placeholder}\b|(?<=_){placeholder}\b", name, file) for file in found}
+    return found
+
+
+def test_every_list_is_short_enough():
+    assert re.findall(r"^## ((?:Add|Change|Find) .+)$", TEXT, re.MULTILINE) == list(MOST)
+    for title, most in MOST.items():
+        assert 1 <= len(steps(title)) <= most, title
+
+
+def test_what_is_named_is_there():
+    known = [
+        name for title in MOST for step in steps(title) for name in re.findall(r"`([^`\s]+/[^`\s]+)`", step)
+    ]
+    gone = [name for name in known if not re.search(r"NAME|labN", name) and not (ROOT / name).exists()]
+    assert known and not gone
+
+
+class Copy:
+    """A copy of the repository's files, what was changed in it, and its own tests."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.touched = folder, set()
+        git = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(git, cwd=ROOT, capture_output=True, text=True)
+        if listed.returncode:
+            pytest.skip("package: not a git checkout, so it cannot be copied file by file")
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.run("git", "init", "-q")
+        self.run("git", "add", "-A")
+
+    def write(self, name: str, text: str) -> None:
+        """A file, new or changed."""
+        self.touched.add(name)
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        """Change one place of a file."""
+        text = (self.folder / name).read_text(encoding="utf-8")
+        assert text.count(old) == 1, f"{name} has {text.count(old)} times {old!r}; this test must follow"
+        self.write(name, text.replace(old, new))
+
+    def append(self, name: str, text: str) -> None:
+        self.write(name, (self.folder / name).read_text(encoding="utf-8") + text)
+
+    def run(self, *command: str) -> str:
+        variables = os.environ | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, env=variables)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    def python(self, *arguments: str) -> str:
+        return self.run(sys.executable, *arguments)
+
+    def test(self, *arguments: str) -> None:
+        """Some tests of the copy, and the style of what was changed."""
+        self.python("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+        if shutil.which("ruff", path=Path(sys.executable).parent):
+            checked = [name for name in self.touched if name.endswith((".py", ".ipynb"))]
+            self.python("-m", "ruff", "check", "--no-cache", *checked)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return Copy(tmp_path)
+
+
+@pytest.mark.slow
+def test_another_kl_estimator(repository):
+    repository.edit("nanogrpo/kl.py", "torch.expm1(delta) - delta", "torch.expm1(delta) - 1.0 * delta")
+    repository.append(
+        "tests/test_kl.py",
+        "\n\ndef test_k3_at_a_gap_of_one():\n"
+        "    found = kl_k3(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))\n"
+        "    close(found, math.e - 2, 'e - 1 - 1')\n",
+    )
+    assert repository.touched == files("Change the KL estimator")
+    repository.test("tests/test_kl.py")
+
+
+SOFT = '''
+def soft_surrogate(ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    r"""A gate in place of the clip: the gradient fades with the distance of the ratio from 1.
+
+    .. math:: \\ell = -\\sigma(4 (\\rho - 1))\\, A
+
+    When it is wrong: where a hard bound on the ratio is wanted.
+    """
+    return torch.where(mask, -torch.sigmoid(4 * (ratio - 1)) * _constant(advantages, mask), 0.0)
+
+
+# What is made of the ratio'''
+SOFT_TEST = """
+
+def test_the_soft_surrogate_has_the_slope_of_the_policy_gradient_at_a_ratio_of_1():
+    from nanogrpo.grpo import GRPOConfig
+
+    logprobs = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    A = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    options = {"surrogate": "soft", "aggregation": "sequence_sum"}
+    loss, _ = grpo_loss(logprobs, logprobs.detach(), None, A, mask, **options)
+    close(gradient(loss, logprobs), -A[:, None] * mask / 2, "at 1 it is REINFORCE")
+    assert GRPOConfig(max_new_tokens=3, **options).surrogate == "soft"
+"""
+
+
+@pytest.mark.slow
+def test_a_soft_clip_from_end_to_end(repository):
+    change = repository.edit
+    change("nanogrpo/losses.py", "\n# What is made of the ratio", SOFT)
+    row = '    "soft": lambda ratio, logprobs, A, mask, *rest: soft_surrogate(ratio, A, mask),\n'
+    change("nanogrpo/losses.py", "SURROGATES = {\n", "SURROGATES = {\n" + row)
+    change(
+        "nanogrpo/step.py",
+        'surrogate: Literal["clip", "cispo"]',
+        'surrogate: Literal["clip", "cispo", "soft"]',
+    )
+    row = '        "clip": lambda: clipped_surrogate(ratio, advantages, mask, 0.1, 0.3),\n'
+    soft = row.replace("clipped", "losses.soft").replace('"clip"', '"soft"').replace(", 0.1, 0.3", "")
+    change("tests/test_losses.py", row, row + soft)
+    repository.append("tests/test_losses.py", SOFT_TEST)
+    assert repository.touched == files("Add a loss variant")
+    repository.test(
+        "tests/test_losses.py", "tests/test_reachable.py", "tests/test_defaults.py", "tests/test_museum.py"
+    )
+    assert "soft" in repository.python("-m", "nanogrpo", "grpo", "--help")
+
+
+REVERSE = '''
+class Reverse(Task):
+    """A word is answered by its letters from the end to the beginning."""
+
+    name = "reverse"
+    tokenizer = CharTokenizer("abc=")
+    max_new_tokens = 4
+
+    def split(self) -> tuple[list[Problem], list[Problem]]:
+        """All words of three letters: (training, held out)."""
+        words = [a + b + c for a in "abc" for b in "abc" for c in "abc"]
+        rows = [{"prompt": f"{word}=", "answer": word[::-1]} for word in words]
+        return rows[::2], rows[1::2]
+
+
+def _row('''
+
+
+@pytest.mark.slow
+def test_a_task(repository, tmp_path):
+    repository.edit("nanogrpo/tasks.py", "\ndef _row(", REVERSE)
+    repository.edit("nanogrpo/tasks.py", "(Addition(), Lines())", "(Addition(), Lines(), Reverse())")
+    repository.append(
+        "tests/test_tasks.py",
+        "\n\ndef test_a_word_is_turned_around():\n"
+        "    rows = sum(find('reverse').split(), [])\n"
+        "    assert len(rows) == 27 and {'prompt': 'abc=', 'answer': 'cba'} in rows\n",
+    )
+    assert repository.touched == files("Add a task")
+    repository.test("tests/test_tasks.py", "tests/test_main.py", "-k", "not lines")
+    short = ["--task", "reverse", "--max-steps", "2"]
+    repository.python("-m", "nanogrpo", "sft", *short, "--out", str(tmp_path / "start"))
+    repository.python(
+        "-m", "nanogrpo", "grpo", *short, "--model", str(tmp_path / "start"), "--out", str(tmp_path / "run")
+    )
+
+
+CHECK = '''"""A check of the fine for long completions. See :mod:`nanogrpo.teach.check`."""
+
+from nanogrpo.advantages import overlong_penalty
+from nanogrpo.teach.checks.compare import call, compare
+from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import register
+
+
+@register("advantages.overlong_penalty")
+def check_overlong_penalty(implementation, draw: Draw) -> None:
+    """``f(lengths, max_length, buffer)`` with (B,) lengths: the fine of each, from 0 to -1."""
+    lengths = draw.integers(60, 120, 20)
+    right = overlong_penalty(lengths, 100, 20)
+    wrong = [(-right, "The sign is reversed: yours is a bonus.")]
+    compare("the fine", call(implementation, lengths, 100, 20), right, wrong)
+'''
+
+
+@pytest.mark.slow
+def test_a_check(repository):
+    repository.write("nanogrpo/teach/checks/overlong.py", CHECK)
+    right = '    ("check_overlong_penalty", lambda n, L, c: ((L - c - n) / c).clamp(-1, 0)),\n'
+    wrong = '    ("check_overlong_penalty", lambda n, L, c: n / L, "expected"),\n'
+    wrong += '    ("check_overlong_penalty", lambda n, L, c: ((n - L + c) / c).clamp(0, 1), "reversed"),\n'
+    for name, rows in (("RIGHT", right), ("WRONG", wrong)):
+        repository.edit("tests/test_check.py", f"\n{name} = [\n", f"\n{name} = [\n{rows}")
+    assert repository.touched == files("Add a check", NAME="overlong") | {"tests/test_check.py"}
+    repository.test("tests/test_check.py", "tests/test_museum.py")
+
+
+@pytest.mark.slow
+def test_a_lab(repository):
+    source = (ROOT / "book/labs/source/lab2/lab2.ipynb").read_text(encoding="utf-8")
+    repository.write(
+        "book/labs/source/lab7/lab7.ipynb", source.replace("Lab 2:", "Lab 7:").replace("lab2", "lab7")
+    )
+    repository.write("tests/labs/lab7.py", (ROOT / "tests/labs/lab2.py").read_text(encoding="utf-8"))
+    repository.edit(
+        "_toc.yml",
+        "      - file: book/labs/lab6\n",
+        "      - file: book/labs/lab6\n      - file: book/labs/lab7\n",
+    )
+    assert repository.touched == files("Add a lab", labN="lab7")
+    repository.python("book/labs/release.py")
+    # `make labs-grade` runs all solutions; its table gets the row that it would write.
+    table = repository.folder / "book" / "labs" / "graded.md"
+    row = next(line for line in table.read_text(encoding="utf-8").splitlines() if "lab2.ipynb" in line)
+    table.write_text(
+        table.read_text(encoding="utf-8") + row.replace("Lab 2", "Lab 7").replace("lab2", "lab7") + "\n"
+    )
+    repository.test("tests/test_labs.py", "-k", "lab7 or spares", "-m", "not slow")
+    repository.test("tests/test_guide.py", "tests/test_environment.py")
+
+
+WIDGET = {
+    "nanogrpo/show/widgets/coin.py": '''"""How often a coin shows heads in all of some throws."""
+
+import anywidget
+import traitlets
+
+from nanogrpo.show.widgets import script
+
+
+def all_heads(p: float, throws: int) -> float:
+    r"""Probability of heads only, :math:`p^n`."""
+    return p**throws
+
+
+class CoinExplorer(anywidget.AnyWidget):
+    """Turn p, the probability of heads, and see how often ten throws show nothing else."""
+
+    _esm = script("coin")
+    p = traitlets.Float(0.9).tag(sync=True)
+''',
+    "nanogrpo/show/widgets/coin.js": """// The arithmetic of coin.py, and its drawing.
+
+export const allHeads = (p, throws) => p ** throws;
+
+function render({ model, el }) {
+  const words = make("output", { class: "ng-readout", "aria-live": "polite" });
+  const slider = control(model, "p", "p, probability of heads", { min: 0, max: 1, step: 0.01 }).label;
+  el.append(make("div", { class: "ng", role: "group", "aria-label": "A coin" },
+    make("style", {}, STYLE), slider, words));
+  return redraw(model, ["p"], () => {
+    words.textContent = `Ten heads: ${fixed(allHeads(model.get("p"), 10))}.`;
+  });
+}
+
+export default { render };
+""",
+    "tests/test_widgets_coin.py": '''"""The coin explorer: script and package agree, and its control works."""
+
+import pytest
+from widgetcheck import WIDE, call, mount
+
+from nanogrpo.show.widgets.coin import CoinExplorer, all_heads
+
+
+def test_the_script_computes_what_the_package_computes(browser):
+    rows = [(0.0, 3), (0.5, 2), (0.9, 10), (1.0, 7)]
+    assert call(browser, "coin", "allHeads", rows) == pytest.approx([all_heads(*row) for row in rows])
+
+
+def test_the_control_changes_what_is_said(browser):
+    with browser.new_context(viewport=WIDE) as context:
+        page = mount(context, [CoinExplorer()])
+        page.get_by_label("p, probability").fill("0.5")
+        assert page.locator("output").inner_text() == "Ten heads: 0.001." and page.trouble == []
+''',
+}
+
+
+@pytest.mark.slow
+def test_a_widget(repository):
+    for name, text in WIDGET.items():
+        repository.write(name, text)
+    assert repository.touched == files("Add a widget", NAME="coin")
+    repository.test("tests/test_widgets_coin.py", "tests/test_imports.py")
+    repository.test("tests/test_book.py", "-k", "widgets or module", "-m", "not slow")
+    eslint = ROOT / "node_modules" / ".bin" / "eslint"
+    if eslint.exists():
+        (repository.folder / "node_modules").symlink_to(ROOT / "node_modules")
+        repository.run(str(eslint), "nanogrpo/show/widgets")
+
+
+END = """## Summary
+
+- One.
+- Two.
+- Three.
+
+## Exercises
+
+```{exercise-start} A coin
+:label: ex-coin
+```
+Throw it.
+```{exercise-end}
+```
+
+```{solution-start} ex-coin
+:class: dropdown
+```
+It shows heads, or else it shows tails, or its edge.
+```{solution-end}
+```
+
+## Further reading
+
+Nothing."""
+
+
+@pytest.mark.slow
+def test_a_chapter(repository):
+    notebook = json.loads((ROOT / "book/quickstart.ipynb").read_text(encoding="utf-8"))
+    title, setup = notebook["cells"][:2]
+    title["source"] = "".join(title["source"]).replace("quickstart", "coins")
+    setup["source"] = "".join(setup["source"]).split("import inspect")[0] + "import torch"
+
+    def markdown(name, text):
+        return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text}
+
+    aims = (
+        "Afterwards you can\n\n- throw,\n- count,\n- divide.\n\n**You need** a coin. **It takes** a second."
+    )
+
+    def figure(name):
+        alt, caption = (
+            "A line that rises from left to right.",
+            "A line from zero to two, which nothing bends.",
+        )
+        shown = {"image": {"alt": alt}, "figure": {"name": f"fig-coins-{name}", "caption": caption}}
+        source = "import matplotlib.pyplot as plt\n\nplt.plot(torch.arange(3))\nplt.show()"
+        return {**setup, "id": name, "metadata": {"mystnb": shown}, "source": source}
+
+    question = markdown("question", "## The question\n\nHow many?")
+    figures = [figure("heads"), figure("tails")]
+    notebook["cells"] = [title, markdown("aims", aims), setup, question, *figures, markdown("end", END)]
+    repository.write("book/coins.ipynb", json.dumps(notebook, indent=1))
+    repository.edit(
+        "_toc.yml",
+        "      - file: book/sft\n",
+        "      - file: book/sft\n      - file: book/coins\n",
+    )
+    repository.write(
+        "tests/test_chapter_coins.py",
+        '"""Three ones are three."""\n\n\ndef test_it():\n    assert 1 + 1 + 1 == 3\n',
+    )
+    assert repository.touched == files("Add a chapter", NAME="coins")
+    repository.python("book/_ext/execute.py", "book/coins.ipynb")
+    repository.test("tests/test_chapter_coins.py", "tests/test_environment.py")
+    repository.test("tests/test_book.py", "-k", "coins and stored", "-m", "not slow")
+    repository.test("tests/test_guide.py", "-k", "coins")
