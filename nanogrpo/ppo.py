@@ -111,8 +111,8 @@ def train(
         reference: the frozen policy of the KL penalty; a copy of ``policy`` if there is none and ``beta`` is
             not 0. With ``beta=0`` a reference that is handed in is for measuring ``kl`` only.
         critic: from :func:`~nanogrpo.critic.new_critic`, which is called if there is none.
-        state: from :func:`~nanogrpo.ppo.start`, to go on with a run that was saved; then hand in its ``critic``, and its
-            ``reference``, as well.
+        state: from :func:`~nanogrpo.ppo.start`, to go on with a run that was saved; then hand in its
+            ``critic``, and its ``reference``, as well.
 
     Raises:
         OptionError: ``critic``, ``state`` and ``config`` do not belong together.

@@ -1,4 +1,4 @@
-"""Trouble at a chosen file operation of a run: the process dies, the disk is full, or the folder is read-only.
+"""Trouble at a chosen file operation of a run: the process dies, the disk is full, the folder is read-only.
 
 A run is made in a forked child. There, every operation that changes a file below a folder is counted: opening
 for writing, each write, sync, move, removal, making and removing a folder. At the one that was chosen, and

@@ -64,7 +64,7 @@ def test_what_is_no_text_is_not_encoded(text):
             encode(["1", text])
 
 
-@pytest.mark.parametrize("texts", ["12+", b"12", None, 5, {"1": 2}, {"1", "2"}], ids=text_of)
+@pytest.mark.parametrize("texts", ["12+", b"12", None, 5, {"1": 2}, {"12"}], ids=text_of)
 def test_a_single_text_is_not_read_as_many(texts):
     for encode in (TOKENIZER.encode_prompts, TOKENIZER.encode_completions):
         with pytest.raises(TextError, match="list of texts"):

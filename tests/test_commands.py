@@ -1,4 +1,4 @@
-"""Commands and hostile hands: a third task, damaged folders, two processes, odd names, Ctrl-C, closed pipes."""
+"""Commands and hostile hands: a third task, damaged folders, two processes, odd names, Ctrl-C, pipes."""
 
 import itertools
 import json
@@ -463,7 +463,7 @@ def test_an_out_that_cannot_be_is_a_typed_error(out):
 
 
 @pytest.mark.parametrize(
-    "out", ["ein Ordner", "größer", "日本", "a\nb", "-x", "run.safetensors", os.fsdecode(b"\xff\xfe")]
+    "out", ["ein Verzeichnis", "größer", "日本", "a\nb", "-x", "run.safetensors", os.fsdecode(b"\xff\xfe")]
 )
 def test_an_out_with_an_odd_name_works(out, capsys):
     main([*GRPO[:-2], f"--out={out}"])

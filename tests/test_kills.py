@@ -97,7 +97,7 @@ def whole(argv):
 
 
 def afterwards(command, argv, expected, *others):
-    """Resume; if that is refused, start over; the bytes must be the expected ones. Which of the two it was."""
+    """Resume, or start over if that is refused; the bytes must be the expected ones. Which of the two."""
     resumed = run(
         [argv[0], "--resume", *(["--task", "reverse"] if command == "demo" else []), "--device", "cpu"]
     )

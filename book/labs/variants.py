@@ -160,5 +160,6 @@ def _graded(source: str, old: str, new: str) -> str:
     source = re.sub(call, f"{new}(", source)
     used = sorted(set(re.findall(r"\bcheck_\w+(?=\()", source)))
     places = {"variants": [n for n in used if n in OWN], "check": [n for n in used if n not in OWN]}
-    imports = [f"from nanogrpo.teach.{at} import {', '.join(names)}\n" for at, names in places.items() if names]
+    kept = [(at, ", ".join(names)) for at, names in places.items() if names]
+    imports = [f"from nanogrpo.teach.{at} import {names}\n" for at, names in kept]
     return "".join(sorted(imports)) + "\n" + source
