@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from nanogrpo.errors import NanoGRPOError
 
-# Everything else is imported inside, since Ctrl-C may come while PyTorch is loaded, which takes seconds.
+# Everything else is imported inside, so that what goes wrong meanwhile is a line, too.
 ABOUT = "Fine-tune (sft), learn a reward (rm), improve (grpo, ppo), draw (plot), or all at once (demo)."
 ORDER = "First sft, then grpo or ppo; with --task lines: sft, rm, then grpo or ppo."
 
@@ -52,7 +53,10 @@ def run(argv: list[str] | None) -> None:
     """Parse the arguments and run the command."""
     import torch
 
-    args = parser().parse_args(argv)
+    top = parser()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    args = top.parse_args(argv)
     if getattr(args, "resume", False) and args.overwrite:
         sys.exit("error: --resume goes on with a run, --overwrite replaces it; give one of them")
     torch.set_num_threads(1)  # the models are so small that a second thread costs more than it brings
@@ -87,4 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # While the libraries are loaded, Ctrl-C ends the process at once: some of them would swallow the exception.
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

@@ -146,9 +146,10 @@ def blank_model(
     """
     try:
         config, tokenizer = GPTConfig(**json.loads(header["config"])), CharTokenizer(header["alphabet"])
-        [token] = [t for name, t in tensors.items() if name.endswith("token.weight")][:1] or [torch.empty(0)]
-        if tuple(token.shape) != (config.vocab_size, config.n_embd) or config.n_layer > len(tensors):
-            raise ValueError(f"its header says {config}, and its tensors have another shape")
+        for part, rows in (("token", config.vocab_size), ("position", config.block_size)):
+            shapes = [tuple(t.shape) for name, t in tensors.items() if name.endswith(f"{part}.weight")]
+            if shapes[:1] != [(rows, config.n_embd)] or config.n_layer > len(tensors):
+                raise ValueError(f"its header says {config}, and its tensors have another shape")
         if tokenizer.vocab_size != config.vocab_size:
             raise ValueError(
                 f"its alphabet makes {tokenizer.vocab_size} ids, its vocabulary has {config.vocab_size}"

@@ -198,8 +198,8 @@ def reward_of(job: Job, name: str) -> RewardFunction:
             f"--reward {name} does not go with --task {job.task.name}, whose rules are {rules}; and {error}"
         )
         raise OptionError(message) from error
-    job.read(f"reward {name}", path)
     model = reward_model.load_reward_model(path, job.device)
+    job.read(f"reward {name}", path)
     check_alphabet(model.tokenizer, job.task, "reward")
     return model.score
 

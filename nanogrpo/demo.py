@@ -107,6 +107,8 @@ def compare(task: Task, models: list) -> str:
 
 def plot(args: argparse.Namespace) -> None:
     """Draw one metric of several logs into a picture."""
+    if odd := [name for name in (*args.logs, args.out) if not name or "\0" in name]:
+        raise LogError(f"{odd[0]!r} is no name of a file; name a log, or a run's folder")
     paths = [Path(name) / LOG if os.path.isdir(name) else Path(name) for name in args.logs]
     short = [path.parent.name if path.name == LOG else path.stem for path in paths]
     names = [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]

@@ -20,11 +20,11 @@ from nanogrpo.losses import KL_ESTIMATORS, Denominators, aggregate, grpo_loss
 from nanogrpo.model import GPT
 from nanogrpo.options import option
 from nanogrpo.packed import completion_hidden
+from nanogrpo.rewards import Problem, RewardFunction, check_rows
 from nanogrpo.rollout import logprobs_of
 from nanogrpo.state import TrainState
 from nanogrpo.step import Batch, StepConfig, add_reference, collect, describe, update_all
 from nanogrpo.step import sample as sample  # part of this module, too
-from nanogrpo.tasks import Problem, RewardFunction
 from nanogrpo.tokenizer import CharTokenizer
 
 
@@ -112,6 +112,7 @@ def train(
         state: to go on with a run that was saved; then hand in its ``reference`` as well.
 
     Raises:
+        RowError, EmptyPromptError: the problems are no rows, see :func:`~nanogrpo.rewards.check_rows`.
         RewardError: the reward function returned the wrong number of values or one that is not finite.
         BlockSizeError: a prompt leaves no room for ``max_new_tokens``.
         NonFiniteError: a gradient, a weight or a logit is NaN or infinite; the message says whether the
@@ -119,6 +120,7 @@ def train(
     """
     if config.beta and reference is None:
         reference = copy.deepcopy(model).requires_grad_(False)
+    check_rows(problems)
     state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
     while state.step < config.max_steps:
         metrics, _ = step(model, tokenizer, problems, reward_fn, config, state, reference)

@@ -115,10 +115,10 @@ class Job(ABC):
             model, tokenizer = new_policy(task, self.config.seed, self.device), task.tokenizer
         else:
             file = find_weights(name, "policy", sft_command(task))
-            self.read(f"model {name}", file)
             model, tokenizer = load_model(file, self.device)
-        check_alphabet(tokenizer, task, "model")
+            self.read(f"model {name}", file)
         self.read(f"task {task.name}", task.fingerprint())
+        check_alphabet(tokenizer, task, "model")
         return model, tokenizer
 
     def compare_model(self, file: Path) -> None:

@@ -26,9 +26,9 @@ from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW
 from nanogrpo.options import option
 from nanogrpo.packed import completion_hidden
+from nanogrpo.rewards import Problem, RewardFunction, check_rows
 from nanogrpo.state import TrainState
 from nanogrpo.step import Batch, StepConfig, add_reference, collect, describe, update_all
-from nanogrpo.tasks import Problem, RewardFunction
 from nanogrpo.tokenizer import CharTokenizer
 
 
@@ -116,6 +116,7 @@ def train(
 
     Raises:
         OptionError: ``critic``, ``state`` and ``config`` do not belong together.
+        RowError, EmptyPromptError: the problems are no rows, see :func:`~nanogrpo.rewards.check_rows`.
         RewardError: the reward function returned the wrong number of values or one that is not finite.
         BlockSizeError: a prompt leaves no room for ``max_new_tokens``.
         NonFiniteError: a gradient, a weight or a logit is NaN or infinite; the message says whether the
@@ -134,6 +135,7 @@ def train(
             f"critic={config.critic!r}, but the critic handed in is a {type(critic).__name__}; "
             "make it with new_critic(policy, config.critic)"
         )
+    check_rows(problems)
     state = state or start(policy, critic, config)
     while state.step < config.max_steps:
         metrics, _ = step(policy, tokenizer, problems, reward_fn, config, state, critic, reference)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrpo.errors import NonFiniteError, OptionError
+from nanogrpo.errors import EmptyPromptError, NonFiniteError, OptionError, RewardError
 from nanogrpo.kl import kl_k3
 from nanogrpo.losses import Denominators
 from nanogrpo.microbatches import logprobs_under, microbatches, minibatches
@@ -23,8 +23,8 @@ from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
 from nanogrpo.options import Options, option
 from nanogrpo.packed import generate
+from nanogrpo.rewards import Problem, RewardFunction, call_reward, reward_name
 from nanogrpo.rollout import Rollout, draw_uniforms
-from nanogrpo.tasks import Problem, RewardFunction, call_reward
 from nanogrpo.tokenizer import CharTokenizer
 
 Loss = Callable[["Batch", Denominators], tuple[Tensor, dict[str, Tensor]]]
@@ -181,8 +181,11 @@ def collect(
         first are of prompts chosen for being neither too easy nor too hard.
 
     Raises:
+        EmptyPromptError: there are no problems.
         RewardError, BlockSizeError, OptionError, NonFiniteError: as in the functions called here.
     """
+    if not len(problems):
+        raise EmptyPromptError("there are no problems to draw prompts from; give at least one row")
     waiting = torch.randperm(len(problems), generator=generator).tolist()
     rounds: list[Batch] = []
     missing = config.prompts_per_step
@@ -240,10 +243,12 @@ def rewards_of(
 
     Raises:
         OptionError: as many weights as functions are needed, and names that differ.
-        RewardError: see :func:`~nanogrpo.rewards.call_reward`.
+        RewardError: see :func:`~nanogrpo.rewards.call_reward`; or the sum is not finite.
     """
+    if not callable(reward_fn) and not isinstance(reward_fn, (list, tuple)):
+        raise RewardError(f"the reward is {reward_fn!r}; give a function, or a list of functions")
     functions = [reward_fn] if callable(reward_fn) else list(reward_fn)
-    names = [getattr(function, "__name__", type(function).__name__) for function in functions]
+    names = [reward_name(function) for function in functions]
     weights = [1.0] * len(functions) if weights is None else weights
     if not functions or len(weights) != len(functions):
         raise OptionError(
@@ -253,6 +258,8 @@ def rewards_of(
         raise OptionError(f"the reward functions are called {names}; give each a name of its own for the log")
     parts = [call_reward(function, rows, completions).view(len(rows), -1) for function in functions]  # (P, G)
     total = sum((weight * part for weight, part in zip(weights, parts, strict=True)), torch.zeros(()))
+    if not total.isfinite().all():
+        raise RewardError(f"the weighted sum of {', '.join(names)} is not finite; make the weights smaller")
     return total, dict(zip(names, parts, strict=True)) if len(parts) > 1 else {}
 
 

@@ -6,6 +6,7 @@ import collections
 import copy
 import functools
 import math
+import types
 from decimal import Decimal
 from fractions import Fraction
 
@@ -15,8 +16,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogrpo.errors import EmptyPromptError, NanoGRPOError, RewardError, RowError, UnknownCharacterError
+from nanogrpo import grpo, ppo
+from nanogrpo.errors import (
+    EmptyPromptError,
+    NanoGRPOError,
+    OptionError,
+    RewardError,
+    RowError,
+    UnknownCharacterError,
+)
+from nanogrpo.grpo import GRPOConfig
+from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.ppo import PPOConfig
 from nanogrpo.rewards import call_reward, check_rows, exact_match, named, reward_name
+from nanogrpo.tokenizer import CharTokenizer
 
 ROWS = [{"prompt": "1+2=", "answer": "3"}, {"prompt": "4+5=", "answer": "9"}]
 TEXTS = ["a", "b", "c", "d"]
@@ -363,3 +376,40 @@ def test_whatever_the_rows_are_they_are_taken_or_refused(rows):
         call_reward(lambda **columns: [0.0] * len(rows), rows, [""] * len(rows))
     except NanoGRPOError as error:
         raise AssertionError(f"rows that were taken are refused later: {error}") from error
+
+
+# The trainers
+
+
+TRAINERS = {"grpo": (grpo.train, GRPOConfig), "ppo": (ppo.train, PPOConfig)}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("case", [*BAD_ROWS, "no rows"])
+def test_trainers_look_at_all_rows_before_the_first_step(trainer, case):
+    train, config_class = TRAINERS[trainer]
+    rows = BAD_ROWS.get(case, [])
+    if isinstance(rows, types.GeneratorType):
+        rows = (row for row in ())
+    model = GPT(GPTConfig(5, 8, n_layer=1, n_head=1, n_embd=4))
+    config = config_class(2, group_size=2, prompts_per_step=1, max_steps=1)
+    with pytest.raises((RowError, EmptyPromptError)):
+        next(train(model, CharTokenizer("abc"), rows, gives([0.0, 0.0]), config))
+
+
+@pytest.mark.parametrize(
+    "reward", [None, 3, "judge", {exact_match}, {"a": exact_match}, [], [None], [3, exact_match]]
+)
+def test_trainers_refuse_what_is_no_reward(reward):
+    model = GPT(GPTConfig(5, 8, n_layer=1, n_head=1, n_embd=4))
+    config = GRPOConfig(2, group_size=2, prompts_per_step=1, max_steps=1)
+    with pytest.raises((RewardError, OptionError)):
+        next(grpo.train(model, CharTokenizer("abc"), [{"prompt": "a", "answer": "b"}], reward, config))
+
+
+def test_a_weighted_sum_that_is_not_finite_is_refused():
+    model = GPT(GPTConfig(5, 8, n_layer=1, n_head=1, n_embd=4))
+    config = GRPOConfig(2, group_size=2, prompts_per_step=1, max_steps=1, reward_weights=(1e30, 1.0))
+    rewards = [named("a", gives([1e30, 0.0])), named("b", gives([0.0, 0.0]))]
+    with pytest.raises(RewardError, match="weighted sum of a, b is not finite"):
+        next(grpo.train(model, CharTokenizer("abc"), [{"prompt": "a"}], rewards, config))
