@@ -14,6 +14,7 @@ Pictures are not compared. A table is compared as HTML alone, where each cell st
 import json
 import re
 from collections import defaultdict
+from itertools import zip_longest
 from pathlib import Path
 
 import patience
@@ -71,19 +72,14 @@ def margins(stored, spread):
     for i, found in spread.items():
         for text, values in zip(numbers(stored[int(i)]), found or [], strict=False):
             groups[style(text)].append(values)
-    pooled = {key: run_margin(group) for key, group in groups.items()}
     result = []
     for i, line in enumerate(stored):
         found = spread.get(str(i), [])
-        own = [run_margin([values]) for values in found or []]
-        result.append(
-            None
-            if found is None
-            else [
-                max(unit(text), pooled.get(style(text), 0.0), own[k] if k < len(own) else 0.0)
-                for k, text in enumerate(numbers(line))
-            ]
-        )
+        if found is None:
+            result.append(None)
+            continue
+        own = zip_longest(numbers(line), found, fillvalue=())
+        result.append([max(unit(text), run_margin(groups[style(text)], values)) for text, values in own])
     return result
 
 

@@ -27,7 +27,7 @@ from scipy.stats import t as student
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+)?%?")
 # Nats, for the first 100 steps of supervised training made again. The foreign mode moves a loss by 1e-5.
 LOGGED_LOSS = 1e-3
-CHANCE = 1e-4  # how often a margin of runs may be too narrow by bad luck, for each group of numbers
+CHANCE = 1e-3  # how often a margin of runs may be too narrow by bad luck, for each group of numbers
 
 
 def value(text: str) -> float:
@@ -52,13 +52,16 @@ def unit(text: str) -> float:
     return float(f"1e{int(power or 0) - decimals}")
 
 
-def run_margin(groups: Sequence[Sequence[float]], chance: float = CHANCE) -> float:
+def run_margin(
+    groups: Sequence[Sequence[float]], own: Sequence[float] = (), chance: float = CHANCE
+) -> float:
     r"""How far two runs may be apart that differ in nothing but rounding.
 
     .. math:: t_{\nu,\, 1 - p/2} \cdot s \sqrt{2}
 
     with the standard deviation :math:`s` pooled over groups of like numbers, each measured in several runs,
-    and :math:`\nu` its degrees of freedom. Student's quantile is wide for few runs, as it must be.
+    and :math:`\nu` its degrees of freedom. Student's quantile is wide for few runs, as it must be. A number
+    whose ``own`` deviation is larger than the pooled one gets that.
 
     >>> round(run_margin([[0.80, 0.82, 0.81, 0.79, 0.83]]), 2)
     0.35
@@ -67,9 +70,12 @@ def run_margin(groups: Sequence[Sequence[float]], chance: float = CHANCE) -> flo
     >>> run_margin([[0.5, 0.5, 0.5]])
     0.0
     """
+    if not groups:
+        return 0.0
     free = sum(len(group) - 1 for group in groups)
-    squares = sum((len(group) - 1) * statistics.variance(group) for group in groups)
-    return float(student.ppf(1 - chance / 2, free)) * math.sqrt(2 * squares / free)
+    pooled = sum((len(group) - 1) * statistics.variance(group) for group in groups) / free
+    square = max(pooled, statistics.variance(own) if own else 0.0)
+    return float(student.ppf(1 - chance / 2, free)) * math.sqrt(2 * square)
 
 
 def seed_margin(ends: Sequence[float], chance: float = CHANCE) -> float:
