@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # While the libraries are loaded, Ctrl-C ends the process at once: some of them would swallow the exception.
+    # While the libraries are loaded, Ctrl-C ends the process: some of them would swallow the exception.
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()
