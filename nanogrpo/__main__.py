@@ -9,6 +9,7 @@ from nanogrpo.errors import NanoGRPOError
 
 # Everything else is imported inside, so that what goes wrong meanwhile is a line, too.
 ABOUT = "Fine-tune (sft), learn a reward (rm), improve (grpo, ppo), draw (plot), or all at once (demo)."
+TOO_MUCH = ("allocate", "out of memory", "overflow", "too large")  # in PyTorch's own RuntimeErrors
 ORDER = "First sft, then grpo or ppo; with --task lines: sft, rm, then grpo or ppo."
 
 
@@ -86,12 +87,15 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         sys.exit(f"error:{where} {error.strerror or error}")
-    except MemoryError:
-        sys.exit("error: the memory does not suffice; make the batch or the group smaller")
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error).lower() for word in TOO_MUCH):
+            raise
+        said = str(error).partition("\n")[0]
+        sys.exit(f"error: the memory does not suffice for these options; make a batch smaller ({said})")
 
 
 if __name__ == "__main__":
-    # While the libraries are loaded, Ctrl-C ends the process: some of them would swallow the exception.
+    # While the libraries are loaded, Ctrl-C ends the process at once: some of them swallow the exception.
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     main()

@@ -158,7 +158,8 @@ def drive(run: Run, rows: Iterator[dict[str, float]], name: str, total: int) -> 
     """Run a trainer to its end, with a progress bar."""
     rows, done = run.rows(rows), run.state.step
     first = list(islice(rows, 1))  # what is wrong from the start is said without a bar
-    with tqdm(chain(first, rows), desc=name, total=total, initial=done) as bar:
+    shown_total = total if total < 10**12 else None  # the bar computes with floats
+    with tqdm(chain(first, rows), desc=name, total=shown_total, initial=done) as bar:
         for row in bar:
             shown = [key for key in ("reward", "accuracy", "loss", "entropy") if key in row][:2]
             bar.set_postfix({key: f"{row[key]:.2f}" for key in shown})

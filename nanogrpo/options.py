@@ -150,10 +150,26 @@ def _checked(f: Field, hint: Any, value: Any) -> Any:
     if value is None and optional:
         return None
     if not many:
-        return _one(f, kind, value, f"{f.name}={value!r}")
+        return _one(f, kind, value, f"{f.name}={_shown(value)}")
     if not isinstance(value, (tuple, list)) or not value:
-        raise OptionError(f"{f.name}={value!r} must be a tuple of {kind.__name__}, one or more")
-    return tuple(_one(f, kind, v, f"{f.name}[{i}]={v!r}") for i, v in enumerate(value))
+        raise OptionError(f"{f.name}={_shown(value)} must be a tuple of {kind.__name__}, one or more")
+    return tuple(_one(f, kind, v, f"{f.name}[{i}]={_shown(v)}") for i, v in enumerate(value))
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; Python does not write out whole numbers of thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"(too long to be shown, of type {type(value).__name__})"
+
+
+def _finite(value: Any) -> bool:
+    """Whether a real number is finite, and a float can hold it."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _one(f: Field, kind: Any, value: Any, what: str) -> Any:
@@ -164,7 +180,7 @@ def _one(f: Field, kind: Any, value: Any, what: str) -> Any:
     wanted: Any = {bool: bool, int: Integral, float: Real, str: str}[kind]
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise OptionError(f"{what} is of type {type(value).__name__}; it must be {NAMES[kind]}")
-    if kind is float and not math.isfinite(value):
+    if kind is float and not _finite(value):
         raise f.metadata["error"](f"{what} must be {NAMES[float]}")
     for word, bound in f.metadata["range"].items():
         if not BOUNDS[word](value, bound):

@@ -258,13 +258,15 @@ DAMAGES = {
     "nothing": "{}",
 }  # fmt: skip
 EDITS = [
-    {"seed": "0"}, {"seed": None}, {"seed": []}, {"seed": {}}, {"seed": -1}, {"seed": 1.5}, {"seed": True}, {"seed": 10**400},
-    {"learning_rate": "fast"}, {"learning_rate": [1]}, {"learning_rate": -1}, {"group_size": 0}, {"group_size": 2.5},
-    {"reward": []}, {"reward": "exact"}, {"reward": [1]}, {"reward": None}, {"reward": {"exact": 1}}, {"reward": ["none"]},
-    {"reward_weights": [1, 2]}, {"reward_weights": "1"}, {"task": "none"}, {"task": 1}, {"task": None}, {"task": ["reverse"]},
-    {"model": None}, {"model": 1}, {"save_every": 0}, {"save_every": "50"}, {"command": None}, {"command": "ppo"}, {"command": []},
-    {"inputs": []}, {"inputs": {"task reverse": 3}}, {"inputs": "x"}, {"inputs": {"task reverse": "0" * 64}}, {"inputs": 3},
-    {"max_steps": 1}, {"max_steps": -1}, {"max_steps": "9"}, {"baseline": "mean"}, {"baseline": None}, {"unknown": 1},
+    {"seed": "0"}, {"seed": None}, {"seed": []}, {"seed": {}}, {"seed": -1}, {"seed": 1.5}, {"seed": True},
+    {"seed": 10**400}, {"learning_rate": "fast"}, {"learning_rate": [1]}, {"learning_rate": -1},
+    {"group_size": 0}, {"group_size": 2.5}, {"reward": []}, {"reward": "exact"}, {"reward": [1]},
+    {"reward": None}, {"reward": {"exact": 1}}, {"reward": ["none"]}, {"reward_weights": [1, 2]},
+    {"reward_weights": "1"}, {"task": "none"}, {"task": 1}, {"task": None}, {"task": ["reverse"]},
+    {"model": None}, {"model": 1}, {"save_every": 0}, {"save_every": "50"}, {"command": None},
+    {"command": "ppo"}, {"command": []}, {"inputs": []}, {"inputs": {"task reverse": 3}}, {"inputs": "x"},
+    {"inputs": {"task reverse": "0" * 64}}, {"inputs": 3}, {"max_steps": 1}, {"max_steps": -1},
+    {"max_steps": "9"}, {"baseline": "mean"}, {"baseline": None}, {"unknown": 1},
 ]  # fmt: skip
 
 

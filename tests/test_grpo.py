@@ -403,5 +403,5 @@ def test_other_bad_input_is_a_typed_error():
         run(rows=[{"prompt": "abababa"}])
     with pytest.raises(UnknownCharacterError, match="'x' at index 1"):
         run(rows=[{"prompt": "ax"}])
-    with pytest.raises(EmptyPromptError, match="prompt 0 is empty"):
+    with pytest.raises(EmptyPromptError, match="prompt of row 0 is empty"):
         run(rows=[{"prompt": ""}])

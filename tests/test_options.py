@@ -99,3 +99,11 @@ def test_help_says_meaning_range_and_default():
     assert "how fast; 100 % is too much. Must be above 0 and below 1. (default: 0.5)" in text
     assert "see nanogrpo.sft.train" in text and "{x,y,none}" in text
     assert "(default: what the task needs)" in text
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_whole_number_that_no_float_holds_is_refused_where_a_float_is_asked_for(digits):
+    value = 10**digits
+    for name, given in {"rate": value, "weights": (1.0, -value), "kind": value, "cap": -value}.items():
+        with pytest.raises(OptionError, match=name):
+            Sample(3, **{name: given})
