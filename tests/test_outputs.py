@@ -160,10 +160,10 @@ def test_no_two_roundings_of_nearly_one_number_are_told_apart(x, digits, noise):
 
 
 def test_margins_are_those_of_their_formulas():
-    # t with 4 degrees of freedom exceeds 15.54 with probability 1e-4, both tails together
-    assert run_margin([[1, 2, 3, 4, 5]]) == pytest.approx(15.5442 * (2 * 2.5) ** 0.5, rel=1e-3)
-    assert seed_margin([1, 2, 3, 4, 5]) == pytest.approx(15.5442 * (2.5 * 1.2) ** 0.5, rel=1e-3)
-    assert binomial_margin(0.5, 100) == pytest.approx(3.8906 * (2 * 0.25 / 100) ** 0.5, rel=1e-3)
+    # t with 4 degrees of freedom exceeds 8.61 with probability 1e-3, both tails together
+    assert run_margin([[1, 2, 3, 4, 5]]) == pytest.approx(8.6103 * (2 * 2.5) ** 0.5, rel=1e-3)
+    assert seed_margin([1, 2, 3, 4, 5]) == pytest.approx(8.6103 * (2.5 * 1.2) ** 0.5, rel=1e-3)
+    assert binomial_margin(0.5, 100) == pytest.approx(3.2905 * (2 * 0.25 / 100) ** 0.5, rel=1e-3)
     assert run_margin([[1, 2, 3, 4, 5]] * 20) < 0.5 * run_margin([[1, 2, 3, 4, 5]])
 
 
