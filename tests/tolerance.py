@@ -64,9 +64,9 @@ def run_margin(
     whose ``own`` deviation is larger than the pooled one gets that.
 
     >>> round(run_margin([[0.80, 0.82, 0.81, 0.79, 0.83]]), 2)
-    0.35
+    0.19
     >>> round(run_margin([[0.80, 0.82, 0.81, 0.79, 0.83]] * 10), 2)
-    0.1
+    0.08
     >>> run_margin([[0.5, 0.5, 0.5]])
     0.0
     """
@@ -82,7 +82,7 @@ def seed_margin(ends: Sequence[float], chance: float = CHANCE) -> float:
     """How far one more run may be from the mean of a log's seeds: a prediction interval's half width.
 
     >>> round(seed_margin([0.80, 0.82, 0.81, 0.79, 0.83]), 2)
-    0.27
+    0.15
     """
     n = len(ends)
     return float(student.ppf(1 - chance / 2, n - 1)) * statistics.stdev(ends) * math.sqrt(1 + 1 / n)
@@ -92,6 +92,6 @@ def binomial_margin(p: float, n: int, chance: float = CHANCE) -> float:
     """How far two counts of right answers may be apart, as shares of ``n``, if each is right with ``p``.
 
     >>> round(binomial_margin(0.3, 1000), 2)
-    0.08
+    0.07
     """
     return statistics.NormalDist().inv_cdf(1 - chance / 2) * math.sqrt(2 * p * (1 - p) / n)
