@@ -15,6 +15,8 @@ from find_browser import find_browser  # noqa: E402
 
 from nanogrpo.data import load_corpus  # noqa: E402
 
+collect_ignore = ["foreign"]  # for kernels and child processes of the foreign mode; holds no doctests
+
 # Derandomized: the same examples on every run, so a failure is the code's and not the draw's.
 settings.register_profile("nanogrpo", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("nanogrpo")
