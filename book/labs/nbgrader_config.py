@@ -11,6 +11,18 @@ from nbgrader.preprocessors import (
 c = get_config()  # noqa: F821  nbgrader defines it
 
 
+class ForgetCopies(DeduplicateIds):
+    """Leaves a copied cell no trace of nbgrader; 0.9.6 leaves an empty one, and then stops at it."""
+
+    def preprocess(self, nb, resources):
+        """Only the first cell of an id is graded."""
+        nb, resources = super().preprocess(nb, resources)
+        for cell in nb.cells:
+            if cell.metadata.get("nbgrader") == {}:
+                del cell.metadata["nbgrader"]
+        return nb, resources
+
+
 class OverwriteAndAddCells(OverwriteCells):
     """Grades a graded cell that a student deleted, too.
 
@@ -45,7 +57,7 @@ c.Execute.timeout = 300  # seconds a cell
 c.OverwriteAndAddCells.add_missing_cells = True
 c.Autograde.sanitize_preprocessors = [
     ClearOutput,
-    DeduplicateIds,
+    ForgetCopies,
     OverwriteKernelspec,
     OverwriteAndAddCells,
     CheckCellMetadata,

@@ -49,8 +49,8 @@ def examine(piece: Piece, root: Path = ROOT) -> Finding:
         raise MuseumError(f"no tests/{piece.tests} in {root}; run this from a checkout of the repository")
     with tempfile.TemporaryDirectory() as folder:
         copy, report = Path(folder), Path(folder) / "report.xml"
-        shutil.copytree(root / "nanogrpo", copy / "nanogrpo", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copytree(root / "tests", copy / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+        for part in ("nanogrpo", "tests", "book/_ext"):
+            shutil.copytree(root / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(root / "pyproject.toml", copy)
         victim = copy / "nanogrpo" / piece.file
         victim.write_text(planted(victim.read_text(encoding="utf-8"), piece), encoding="utf-8")
