@@ -2,20 +2,24 @@
 
 import argparse
 import io
+import json
 import os
 from argparse import Namespace
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from nanogrpo import commands, tasks
 from nanogrpo.checkpoint import load_model, write_whole
-from nanogrpo.errors import LogError, OptionError
+from nanogrpo.errors import LogError, NanoGRPOError, OptionError, RunError
 from nanogrpo.evaluate import sample_texts
 from nanogrpo.job import pick_device, printable
 from nanogrpo.metrics import read_csv
 from nanogrpo.options import Options, option
 from nanogrpo.recipes import measure, points, test_problems
-from nanogrpo.runs import CONFIG, LOG, MODEL, Folder
+from nanogrpo.runs import ASKED, CONFIG, CURVES, LOG, MODEL, TABLE, Folder, as_json
 from nanogrpo.tasks import Task
 
 DEMO = "a tiny GPT learns addition: SFT, then GRPO; about a minute"
@@ -46,15 +50,22 @@ def demo(args: Namespace) -> None:
     Two runs like those of the commands, the first of them in the folder ``sft`` below. So a demo that was
     stopped is taken up again by ``--resume``, and a run that is there is not replaced unasked.
     """
-    options = DemoOptions.of(
-        {name: value for name, value in vars(args).items() if name in ("task", "seed", "steps")}
-    )
-    task, out, first = tasks.find(options.task), Path(args.out), Path(args.out) / "sft"
-    device = pick_device(args.device)
+    given = {name: value for name, value in vars(args).items() if name in ("task", "seed", "steps")}
+    options, device = DemoOptions.of(given), pick_device(args.device)
+    out, first = Path(args.out), Path(args.out) / "sft"
     with Folder(args.out) as folder, Folder(first) as below:
-        if not args.resume:
+        if args.resume:
+            options = taken_up(folder, given)
+        else:
+            tasks.find(options.task)
             for place in (folder, below):
-                place.clear() if args.overwrite else place.check_free()
+                if not args.overwrite:
+                    place.check_free()
+            (folder / ASKED).unlink(missing_ok=True)  # first, so that what is left cannot be taken up
+            for place in (folder, below):
+                place.clear()
+            begin(folder, options)
+    task = tasks.find(options.task)
     rule = next(iter(task.rules))
     for command, path, own in (
         ("sft", first, {}),
@@ -70,10 +81,47 @@ def demo(args: Namespace) -> None:
         }
         commands.train(Namespace(command=command, out=str(path), **common, **own))
     table = compare(task, [load_model(path / MODEL, device)[0] for path in (first, out)])
-    write_whole(out / "samples.txt", f"{table}\n".encode())
+    write_whole(out / TABLE, f"{table}\n".encode())
     print(f"\n{table}\n\nLog, weights and this table are in {out}/", flush=True)
-    save_plot({"GRPO": read_csv(out / LOG)}, ["reward", "entropy"], out / "curves.png")
-    print(f"The curves are in {out / 'curves.png'}")
+    save_plot({"GRPO": read_csv(out / LOG)}, ["reward", "entropy"], out / CURVES)
+    print(f"The curves are in {out / CURVES}")
+
+
+def begin(folder: Folder, options: DemoOptions) -> None:
+    """Write down what the demo was asked for, before its first run; a failure leaves no new folder."""
+    new = not os.path.exists(folder.path)
+    try:
+        write_whole(folder / ASKED, as_json(asdict(options)))
+    except NanoGRPOError:
+        if new:
+            with suppress(OSError):
+                folder.path.rmdir()
+        raise
+
+
+def taken_up(folder: Folder, given: Mapping[str, Any]) -> DemoOptions:
+    """The options of a demo that goes on; only its number of steps may be another.
+
+    Raises:
+        RunError: there is none, it is damaged, or it was asked for otherwise.
+    """
+    try:
+        before = DemoOptions.of(json.loads((folder / ASKED).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(
+            f"cannot resume {folder}: no readable {ASKED} there ({error}); leave --resume out, or start "
+            "anew with --overwrite"
+        ) from error
+    for name in ("task", "seed"):
+        if given.get(name, getattr(before, name)) != getattr(before, name):
+            raise RunError(
+                f"{folder} was started with {name}={getattr(before, name)!r} and cannot go on with "
+                f"{given[name]!r}; leave the option out, or choose another --out"
+            )
+    now = DemoOptions.of({**asdict(before), **given})
+    if now != before:
+        write_whole(folder / ASKED, as_json(asdict(now)))
+    return now
 
 
 def compare(task: Task, models: list) -> str:

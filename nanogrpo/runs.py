@@ -15,6 +15,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from nanogrpo.state import TrainState
 from nanogrpo.tokenizer import CharTokenizer
 
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "metrics.csv", "checkpoint.safetensors", "model.safetensors"
-PAIRS = "pairs.json"
+PAIRS = "pairs.json"  # of a reward model
 FILES = (CONFIG, CHECKPOINT, LOG, MODEL, PAIRS)
+ASKED, TABLE, CURVES = "demo.json", "samples.txt", "curves.png"  # of a demo, beside its run
 
 
 def fingerprint(content: str | bytes | os.PathLike) -> str:
@@ -81,7 +83,8 @@ class Folder:
         """
         self.lock.acquire()
         with os_errors(RunError, f"write to {self.path}", "choose another --out"):
-            for part in sorted(p for name in FILES for p in self.path.glob(f"{name}.*.part")):
+            parts = [self.path.glob(f"{name}.*.part") for name in (*FILES, ASKED, TABLE, CURVES)]
+            for part in sorted(chain(*parts)):
                 part.unlink()
                 print(f"removed {part}, which a killed run left unfinished", file=sys.stderr)
 

@@ -114,9 +114,7 @@ NOTICED_BY = {
     "new log-probs at temperature 1": ("masks", None),
 }
 BY_NAME = {fault.name: fault for fault in (*PIECES, *OWN)}
-HARMLESS = own(
-    "harmless", "kl.py", "return torch.expm1(delta) - delta", "return -delta + torch.expm1(delta)"
-)
+HARMLESS = own("harmless", "kl.py", "return torch.expm1(delta) - delta", "return -delta + torch.expm1(delta)")
 
 
 def red(fault, chapter, cells=None):

@@ -22,7 +22,7 @@ def test_slides_hold_every_captioned_figure_with_its_alternative_text_and_need_n
     for caption, chapters in slides.parts():
         assert chapters, caption
         page = slides.page(caption, chapters)
-        assert "src=\"http" not in page and "<link" not in page and "@import" not in page
+        assert 'src="http' not in page and "<link" not in page and "@import" not in page
         wanted = 0
         for path in chapters:
             for cell in nbformat.read(path, as_version=4).cells:

@@ -25,7 +25,11 @@ time.sleep(60)
 @pytest.fixture
 def holder(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path / ".lock"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, tmp_path / ".lock"],
+        stdout=subprocess.PIPE,
+        text=True,
+        # a shell in the background has its children ignore Ctrl-C; this one listens
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout.readline() == "held\n"
     yield process

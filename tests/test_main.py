@@ -43,9 +43,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_demo_writes_log_plot_weights_and_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "nanogrpo.commands.sft_until", lambda *_, **__: iter([{"step": 1, "accuracy": 0.0}])
-    )
+    monkeypatch.setattr("nanogrpo.commands.sft_until", lambda *_, **__: iter([{"step": 1, "accuracy": 0.0}]))
     main(["demo", "--out", str(tmp_path / "run"), "--steps", "2", "--device", "cpu"])
     assert read_csv(tmp_path / "run" / "metrics.csv")["step"] == [1, 2]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["max_steps"] == 2

@@ -7,6 +7,7 @@ import copy
 import functools
 import math
 import types
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
 
@@ -148,7 +149,8 @@ def test_asynchronous_functions_and_generators_are_told_what_to_do():
         with pytest.raises(RewardError, match="later"):
             call_reward(later, ROWS, TEXTS)
 
-    asyncio.run(run())
+    with ThreadPoolExecutor(1) as thread:  # this one may have a loop: a browser's
+        thread.submit(asyncio.run, run()).result()
 
 
 # What a function is called, and what goes wrong inside it

@@ -52,9 +52,7 @@ def unit(text: str) -> float:
     return float(f"1e{int(power or 0) - decimals}")
 
 
-def run_margin(
-    groups: Sequence[Sequence[float]], own: Sequence[float] = (), chance: float = CHANCE
-) -> float:
+def run_margin(groups: Sequence[Sequence[float]], own: Sequence[float] = (), chance: float = CHANCE) -> float:
     r"""How far two runs may be apart that differ in nothing but rounding.
 
     .. math:: t_{\nu,\, 1 - p/2} \cdot s \sqrt{2}

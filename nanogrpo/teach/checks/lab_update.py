@@ -258,12 +258,25 @@ def check_improve(implementation: Callable, draw: Draw) -> None:
     *known, lr = _batch(draw)
     beta = draw.uniform(0.3, 0.6, 1).item()
     _check_updates(implementation, *known, beta, lr, draw.integer(3, 4))
-    for _ in range(8):
-        losses = torch.tensor(_improved(*known, beta, lr, 4)[1])
-        if (losses.diff() > 0).any():
-            break
-        lr *= 2
-    _check_updates(implementation, *known, beta, lr, 4)
+    fast = _rising(known, beta, lr)
+    while fast is None:
+        *known, lr = _batch(draw)
+        fast = _rising(known, beta, lr)
+    _check_updates(implementation, *known, beta, fast, 4)
+
+
+def _rising(known: list, beta: float, lr: float) -> float | None:
+    """The first of some growing rates at which the loss rises on the way; none where the weights run away,
+    since two right orders of summation then end far apart."""
+    start = _flat(known[0])
+    for _ in range(24):
+        weights, losses = _improved(*known, beta, lr, 4)
+        if not (weights - start).abs().max() < 5:
+            return None
+        if (torch.tensor(losses).diff() > 0).any():
+            return lr
+        lr *= 1.25
+    return None
 
 
 def _check_updates(
