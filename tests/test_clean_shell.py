@@ -98,7 +98,7 @@ def settings_of_pip(home: Path) -> str:
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
     if os.environ.get("FOREIGN_SEED"):
-        pytest.skip("foreign: a clean shell knows nothing of another machine's rounding; `make test` runs these")
+        pytest.skip("foreign: a clean shell drops the mode's variables; `make test` runs these")
     desk = Desk(tmp_path_factory.mktemp("desk"))
     asked = "import sys, ensurepip; sys.exit(sys.version_info < (3, 11))"
     if desk.run(f"command -v git make && python3 -c '{asked}'").returncode:
