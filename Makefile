@@ -8,6 +8,7 @@
 # make grade FILES=folder   grade submitted labs; CSV=grades.csv and CANVAS=canvas.csv write tables
 # make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
+# make parity  our losses against TRL's and verl's own functions, in an environment of its own
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
 PYTHON ?= python3
@@ -33,7 +34,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test test-foreign test-versions planted spread browser museum bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
+.PHONY: book test test-foreign test-versions planted spread browser museum parity bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -122,6 +123,20 @@ browser: $(STAMP)
 # Plants known mistakes, one by one, in copies of the package, and shows which test finds each.
 museum: $(STAMP)
 	$(BIN)/python -m nanogrpo.teach.museum
+
+# Runs the unmodified functions of both, says which defaults have changed, and what differs by design.
+parity: .venv-parity/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-parity/bin/python -W ignore tests/parity/draw.py $(ARGS)
+
+# verl without what it depends on, which is an engine and a cluster: its losses need four small packages of that.
+.venv-parity/.installed: tests/parity/requirements.txt constraints.txt
+	@echo "Installing TRL and verl into .venv-parity ..."
+	@$(PYTHON) -m venv .venv-parity
+	.venv-parity/bin/python -m pip install -q --disable-pip-version-check \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
+	.venv-parity/bin/python -m pip install -q --disable-pip-version-check -r $<
+	.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps verl==0.9.1
+	@touch $@
 
 # Measures in the one environment, and draws from the saved log in the book's.
 bench: .venv-bench/.installed $(STAMP)

@@ -195,6 +195,7 @@ def baseline_advantages(
     ``batch``         mean of all P*G rewards         REINFORCE with a common baseline
     ``leave_one_out`` mean of the group's others      RLOO, arXiv 2402.14740
     ``group``         mean of the group               GRPO, arXiv 2402.03300
+    ``length``        mean of the group's *tokens*    OPO, arXiv 2505.23585
     ================= =============================== ============================================
 
     ================= ============================================== =============================
@@ -204,7 +205,12 @@ def baseline_advantages(
     ``group``         standard deviation of the group's rewards      GRPO
     ``batch``         of all P*G rewards                             TRL's ``"batch"``
     ``global``        of all :math:`r - b`, from their common mean   REINFORCE++, arXiv 2501.03262
+    ``mean``          no deviation: the *mean* of the group          MaxRL, arXiv 2602.02710
     ================= ============================================== =============================
+
+    ``length`` weighs each reward with the tokens of its completion: the baseline of least variance, if the
+    squared gradient of a completion grows as its length does. ``mean`` is for rewards of at least 0: the
+    gradient of the logarithm of the chance of success, cut off after as many terms as the group can show.
 
     Every function of this file that starts from (P, G) rewards is one pair of these.
 
@@ -214,8 +220,8 @@ def baseline_advantages(
         scale_rewards: As above.
         eps: Added to the standard deviation, in the unit of the rewards.
         correction: 0 divides by the number of rewards, 1 by that number less one (Bessel).
-        lengths: (P, G), tokens of each completion, for ``"global"`` alone: each then counts as often as it
-            has tokens; None for once.
+        lengths: (P, G), tokens of each completion, for ``"global"`` and ``"length"``: each then counts as
+            often as it has tokens; None for once.
 
     Returns:
         (P, G). With a baseline from the group, a tied group gets exactly zero; with ``"batch"``, a batch
@@ -236,7 +242,8 @@ def baseline_advantages(
     """
     check_baseline(baseline, scale_rewards)
     _check_rewards(rewards)
-    return _scaled(BASELINES[baseline](rewards), rewards, scale_rewards, eps, correction, lengths)
+    advantages = BASELINES[baseline](rewards, lengths)
+    return _scaled(advantages, rewards, scale_rewards, eps, correction, lengths)
 
 
 def check_baseline(baseline: str, scale_rewards: str) -> None:
@@ -247,10 +254,10 @@ def check_baseline(baseline: str, scale_rewards: str) -> None:
     """
     check_choice("baseline", baseline, BASELINES)
     check_choice("scale_rewards", scale_rewards, SCALES)
-    if scale_rewards == "group" and baseline not in ("group", "leave_one_out"):
+    if scale_rewards in ("group", "mean") and baseline not in ("group", "leave_one_out", "length"):
         raise OptionError(
-            f"scale_rewards='group' with baseline={baseline!r} divides groups of equal rewards by eps alone; "
-            "choose scale_rewards='batch' or 'none'"
+            f"scale_rewards={scale_rewards!r} with baseline={baseline!r} divides groups of equal rewards by "
+            "eps alone; choose scale_rewards='batch' or 'none'"
         )
 
 
@@ -258,14 +265,23 @@ def _less_batch_mean(rewards: Tensor) -> Tensor:
     return (rewards - rewards.mean()).masked_fill(rewards.max() == rewards.min(), 0.0)
 
 
-# The reward less what it is compared with, (P, G) of (P, G). Equal rewards give exactly 0.
+def _less_token_mean(rewards: Tensor, lengths: Tensor | None) -> Tensor:
+    weights = torch.ones_like(rewards) if lengths is None else lengths.to(rewards.dtype)
+    check_shape("lengths", weights, tuple(rewards.shape), "one length for each reward")
+    tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
+    mean = (weights * rewards).sum(1, keepdim=True) / weights.sum(1, keepdim=True)  # (P, 1)
+    return (rewards - mean).masked_fill(tied, 0.0)
+
+
+# The reward less what it is compared with, (P, G) of (P, G) and of lengths. Equal rewards give exactly 0.
 BASELINES = {
-    "group": lambda rewards: group_advantages(rewards, "none"),
-    "leave_one_out": leave_one_out,
-    "batch": _less_batch_mean,
-    "none": lambda rewards: rewards,
+    "group": lambda rewards, lengths: group_advantages(rewards, "none"),
+    "leave_one_out": lambda rewards, lengths: leave_one_out(rewards),
+    "batch": lambda rewards, lengths: _less_batch_mean(rewards),
+    "none": lambda rewards, lengths: rewards,
+    "length": lambda rewards, lengths: _less_token_mean(rewards, lengths),
 }
-SCALES = ("group", "batch", "global", "none")
+SCALES = ("group", "batch", "global", "none", "mean")
 
 
 def _scaled(
@@ -277,24 +293,36 @@ def _scaled(
     if scale_rewards == "none":
         return advantages
     if scale_rewards == "global":
-        return _standardized(advantages, lengths, eps)
-    if scale_rewards == "group":
+        return _standardized(advantages, lengths, eps, correction)
+    if scale_rewards == "mean":
+        scale = _positive(rewards).mean(1, keepdim=True)  # (P, 1)
+    elif scale_rewards == "group":
         scale = rewards.std(1, keepdim=True, correction=correction)  # (P, 1)
     else:
         scale = rewards.std(correction=correction)
     return (advantages / (scale + eps)).masked_fill(advantages == 0, 0.0)
 
 
-def _standardized(advantages: Tensor, lengths: Tensor | None, eps: float) -> Tensor:
+def _positive(rewards: Tensor) -> Tensor:
+    if rewards.min() < 0:
+        raise OptionError(
+            f"scale_rewards='mean' divides by the mean of a group, and a reward is {rewards.min().item():g}; "
+            "give rewards of at least 0, or another scale_rewards"
+        )
+    return rewards
+
+
+def _standardized(advantages: Tensor, lengths: Tensor | None, eps: float, correction: int = 0) -> Tensor:
     """Mean 0 and standard deviation 1 over the batch, each completion as often as it has tokens."""
     weights = torch.ones_like(advantages) if lengths is None else lengths.to(advantages.dtype)
     check_shape("lengths", weights, tuple(advantages.shape), "one length for each reward")
     if (advantages == advantages[0, 0]).all():
         return torch.zeros_like(advantages)
-    weights = weights / weights.sum()
+    number = weights.sum()  # of tokens, or of completions
+    weights = weights / number
     mean = (weights * advantages).sum()
-    std = (weights * (advantages - mean) ** 2).sum().sqrt()
-    return (advantages - mean) / (std + eps)
+    variance = (weights * (advantages - mean) ** 2).sum() * (number / (number - correction))
+    return (advantages - mean) / (variance.sqrt() + eps)
 
 
 def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:

@@ -23,6 +23,7 @@ from nanogrpo.runs import MODEL, PAIRS, Folder, Run, as_json
 from nanogrpo.state import TrainState
 from nanogrpo.step import StepConfig
 from nanogrpo.tasks import Task
+from nanogrpo.variants import VARIANTS, variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,17 +124,28 @@ class RewardOptions(RunOptions):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class GRPOOptions(RewardOptions):
+    """What GRPO starts from, and which form of it."""
+
+    variant: str | None = option(
+        None,
+        help=f"take the options of a variant where they are not given: {', '.join(VARIANTS)}; none for none.",
+    )
+
+
 class GRPO(Job):
     """Improve a policy by GRPO, on a rule or on a trained reward model."""
 
     help = "improve a policy by GRPO"
     config_class: ClassVar[type[StepConfig]] = grpo.GRPOConfig
-    options_class = RewardOptions
+    options_class: ClassVar[type[RewardOptions]] = GRPOOptions
     train: Callable = staticmethod(grpo.train)
 
     def defaults(self, task: Task) -> dict[str, Any]:
         reward = folder_of("rm", task) if task.learned_reward else next(iter(task.rules))
-        return {"model": folder_of("sft", task), "reward": (reward,), "max_new_tokens": task.max_new_tokens}
+        own = {"model": folder_of("sft", task), "reward": (reward,), "max_new_tokens": task.max_new_tokens}
+        return own if self.variant is None else own | variant(self.variant)
 
     def build(self) -> tuple[dict[str, nn.Module], TrainState]:
         check_rows(self.task.split()[0])
@@ -158,7 +170,7 @@ class PPO(GRPO):
     """Improve a policy by PPO, which has a critic besides."""
 
     help = "improve a policy by PPO"
-    config_class = ppo.PPOConfig
+    config_class, options_class = ppo.PPOConfig, RewardOptions
     train = staticmethod(ppo.train)
 
     def start(self) -> TrainState:

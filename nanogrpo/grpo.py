@@ -1,8 +1,8 @@
 """GRPO: prompt -> rollout -> reward -> advantage -> loss -> step, once a step, in this order in this file.
 
 What it leaves out, and why: a schedule of the learning rate (runs here are short), several devices (one
-model fits in a cache), a separate sampling engine (the policy that samples is the policy that is trained, so
-no correction for a mismatch between the two is needed).
+model fits in a cache), a separate sampling engine (what samples is the policy that is trained, or a copy of
+it, see :mod:`nanogrpo.sampler`).
 """
 
 import copy
@@ -18,18 +18,22 @@ from nanogrpo.errors import GroupSizeError, OptionError
 from nanogrpo.kl import entropy
 from nanogrpo.losses import KL_ESTIMATORS, Denominators, aggregate, grpo_loss
 from nanogrpo.model import GPT
+from nanogrpo.offpolicy import off_policy_mask
 from nanogrpo.options import option
 from nanogrpo.packed import completion_hidden
 from nanogrpo.rewards import Problem, RewardFunction, check_rows
 from nanogrpo.rollout import logprobs_of
+from nanogrpo.sampler import adapt_entropy, believe, sampling_model, weigh
 from nanogrpo.state import TrainState
-from nanogrpo.step import Batch, StepConfig, add_reference, collect, describe, update_all
+from nanogrpo.step import Batch, add_reference, collect, describe, update_all
 from nanogrpo.step import sample as sample  # part of this module, too
+from nanogrpo.surrogates import per_token
 from nanogrpo.tokenizer import CharTokenizer
+from nanogrpo.variants import VariantConfig
 
 
 @dataclass(frozen=True)
-class GRPOConfig(StepConfig):
+class GRPOConfig(VariantConfig):
     """Options of :func:`train`; names as in TRL where it has them."""
 
     group_size: int = option(
@@ -38,12 +42,12 @@ class GRPOConfig(StepConfig):
         low=2,
         error=GroupSizeError,
     )
-    baseline: Literal["group", "leave_one_out", "batch", "none"] = option(
+    baseline: Literal["group", "leave_one_out", "batch", "none", "length"] = option(
         "group",
         help="what a reward is compared with, see :func:`~nanogrpo.advantages.baseline_advantages`.",
     )
-    scale_rewards: Literal["group", "batch", "global", "none"] = option(
-        "group", help="whose standard deviation it is divided by, see the same function."
+    scale_rewards: Literal["group", "batch", "global", "none", "mean"] = option(
+        "group", help="whose standard deviation, or ``mean``, it is divided by, see the same function."
     )
     correction: int = option(0, help="of that deviation: 0 divides by G, 1 by G - 1 (Bessel).", low=0, high=1)
     overlong_buffer: int = option(
@@ -137,16 +141,20 @@ def step(
     reference: GPT | None = None,
 ) -> tuple[dict[str, float], Batch]:
     """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
-    batch, sampled = collect(model, tokenizer, problems, reward_fn, config, state.generator)
+    sampler = sampling_model(model, config, state)
+    batch, sampled = collect(sampler, tokenizer, problems, reward_fn, config, state.generator)
+    batch, mismatch = believe(batch, model, config)
     batch, kl = add_reference(batch, reference, config)
     batch, advantages = compute_advantages(batch, config)
+    batch, weights = weigh(batch, model, config, state)
+    config, price = adapt_entropy(batch, config, state)
     names = ("loss", "clip_ratio/region_mean", *(["kl"] if config.kl_in_loss else []))
     loss = partial(compute_loss, model, config)
     updates = update_all(
         model, batch, loss, [state.optimizer], config, config.num_iterations, state.step + 1, names
     )
     now = state.count(sampled.rollout.completion_mask)
-    return now | describe(sampled, config) | advantages | kl | updates, batch
+    return now | describe(sampled, config) | mismatch | advantages | weights | price | kl | updates, batch
 
 
 def compute_advantages(batch: Batch, config: GRPOConfig) -> tuple[Batch, dict[str, float]]:
@@ -178,7 +186,7 @@ def compute_advantages(batch: Batch, config: GRPOConfig) -> tuple[Batch, dict[st
 
 
 def compute_loss(
-    model: GPT, config: StepConfig, batch: Batch, denominators: Denominators, hidden: Tensor | None = None
+    model: GPT, config: VariantConfig, batch: Batch, denominators: Denominators, hidden: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of some groups, and its metrics; both add up over the parts of a batch.
 
@@ -189,11 +197,12 @@ def compute_loss(
     if hidden is None:
         hidden = completion_hidden(model, rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
     logits = model.head(hidden)  # (B, T, V)
+    logprobs = logprobs_of(logits, rollout.completion_ids, config.temperature)  # (B, T)
     loss, metrics = grpo_loss(
-        logprobs_of(logits, rollout.completion_ids, config.temperature),
+        logprobs,
         rollout.logprobs,
         batch.ref_logprobs if config.kl_in_loss else None,
-        batch.advantages,
+        near_policy(batch, logprobs, config),
         mask,
         importance_sampling_level=config.importance_sampling_level,
         surrogate=config.surrogate,
@@ -205,9 +214,23 @@ def compute_loss(
         use_bias_correction_kl=config.use_bias_correction_kl,
         aggregation=config.aggregation,
         denominators=denominators,
+        **config.shape,
     )
+    if batch.careful is not None:
+        moved = (logprobs - rollout.logprobs).where(batch.careful, 0.0).abs()  # (B, T)
+        loss = loss + aggregate(config.kl_cov_coef * moved, mask, config.aggregation, denominators)
     if config.entropy_coef:
         bonus = config.entropy_coef * entropy(logits / config.temperature, mask)  # (B, T)
         loss = loss - aggregate(bonus, mask, config.aggregation, denominators)
     metrics = {name: metrics[name] for name in ("clip_ratio/region_mean", "kl") if name in metrics}
     return loss, {"loss": loss.detach(), **metrics}
+
+
+def near_policy(batch: Batch, logprobs: Tensor, config: VariantConfig) -> Tensor:
+    """The advantages, 0 for bad completions that the policy has moved away from, where that is asked for."""
+    if config.off_policy_mask_threshold is None:
+        return batch.advantages
+    sampled, mask = batch.sampler_logprobs, batch.rollout.completion_mask
+    sampled = batch.rollout.logprobs if sampled is None else sampled
+    near = off_policy_mask(logprobs, sampled, batch.advantages, mask, config.off_policy_mask_threshold)
+    return per_token(batch.advantages, mask) * near  # (B, T)

@@ -60,6 +60,7 @@ class Job(ABC):
 
     def __init__(self, args: argparse.Namespace, task: Task, folder: Folder):
         self.folder, self.device, self.command = folder, pick_device(args.device), args.command
+        self.variant = getattr(args, "variant", None)
         kinds = (self.options_class, self.config_class)
         names = [f.name for kind in kinds for f in fields(kind)]
         given = {name: value for name, value in vars(args).items() if name in names}

@@ -17,8 +17,9 @@ A policy loss is put together from parts that do not know of each other: whose r
 Half precision is taken in float32: differences of log-probs would have lost their digits. A gradient that is
 0 because a clip binds stays 0, however large the ratio is.
 
-What is left out: an entropy bonus (add ``-c * entropy(logits)`` to the per-token loss), and importance
-weights for a sampler that differs from the trainer (ours do not differ).
+What is left out: an entropy bonus (add ``-c * entropy(logits)`` to the per-token loss). A weight of a token,
+as for a sampler that is not the trainer (:mod:`nanogrpo.offpolicy`), is put on its advantage: every
+surrogate is linear in the advantage's size.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ from torch import Tensor
 from nanogrpo.errors import MaskError, OptionError, check_choice, check_mask, check_shape
 from nanogrpo.kl import kl_k1, kl_k2, kl_k3
 from nanogrpo.precision import widen
+from nanogrpo.surrogates import (
+    dppo_surrogate,
+    gmpo_surrogate,
+    per_token,
+    sapo_surrogate,
+    vespo_surrogate,
+)
 
 AGGREGATIONS = ("sequence_mean", "token_mean", "constant", "sequence_sum")
 KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
@@ -73,6 +81,7 @@ def grpo_loss(
     use_bias_correction_kl: bool = False,
     aggregation: str = "token_mean",
     denominators: Denominators | None = None,
+    **shape: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     r"""The loss of GRPO: clipped ratios times group advantages, plus a KL penalty, averaged over tokens.
 
@@ -103,7 +112,8 @@ def grpo_loss(
         advantages: (B,) or (B, T), flattened from (P, G): ``advantages.flatten()``.
         completion_mask: (B, T) bool.
         importance_sampling_level: ``"token"``, ``"sequence"`` or ``"sequence_token"``.
-        surrogate: ``"clip"`` or ``"cispo"``: :func:`clipped_surrogate` or :func:`cispo_surrogate`.
+        surrogate: A name of :data:`SURROGATES`: ``"clip"`` is :func:`clipped_surrogate`, ``"cispo"`` is
+            :func:`cispo_surrogate`, the others are in :mod:`nanogrpo.surrogates`.
         clip_low: How far below 1 the ratio may count (TRL: ``epsilon``).
         clip_high: How far above 1 (TRL: ``epsilon_high``).
         delta: Two-sided cap on the ratio, see :func:`clipped_surrogate`.
@@ -112,6 +122,7 @@ def grpo_loss(
         use_bias_correction_kl: Multiply the estimate with the ratio, see :mod:`nanogrpo.kl`.
         aggregation: See :func:`aggregate`.
         denominators: Counts of the whole batch, if this is one microbatch of it.
+        shape: Options that only this surrogate has, as ``sapo_temperature_pos``.
 
     Returns:
         ``(loss, metrics)``. The metrics carry TRL's names, are means over tokens without gradient, and
@@ -141,7 +152,7 @@ def grpo_loss(
     n = denominators or Denominators.of(completion_mask)
     ratio = importance_ratio(logprobs, old_logprobs, completion_mask, importance_sampling_level)  # (B, T)
     per_token = SURROGATES[surrogate](
-        ratio, logprobs, advantages, completion_mask, clip_low, clip_high, delta
+        ratio, logprobs, advantages, completion_mask, clip_low, clip_high, delta, **shape
     )  # (B, T)
     metrics = clip_fractions(ratio, advantages, completion_mask, clip_low, clip_high, n)
     if ref_logprobs is not None:
@@ -387,10 +398,16 @@ def cispo_surrogate(
     return weight * reinforce_loss(logprobs, advantages, mask)  # (B, T)
 
 
-# What is made of the ratio: a loss for each token from (ratio, logprobs, advantages, mask, low, high, delta).
+# What is made of the ratio: a loss for each token from (ratio, logprobs, advantages, mask, low, high, delta),
+# and from options that only one of them has, by name.
 SURROGATES = {
     "clip": lambda ratio, logprobs, *rest: clipped_surrogate(ratio, *rest),
     "cispo": lambda ratio, logprobs, *rest: cispo_surrogate(ratio, logprobs, *rest[:-1]),
+    "sapo": lambda ratio, logprobs, A, mask, *_, **shape: sapo_surrogate(ratio, A, mask, **shape),
+    "dppo_tv": lambda *args: dppo_surrogate(*args, divergence="tv"),
+    "dppo_kl": lambda *args: dppo_surrogate(*args, divergence="kl"),
+    "gmpo": lambda ratio, logprobs, *rest: gmpo_surrogate(ratio, *rest[:-1]),
+    "vespo": lambda ratio, logprobs, A, mask, *_, **shape: vespo_surrogate(ratio, logprobs, A, mask, **shape),
 }
 
 
@@ -541,11 +558,7 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 def _constant(advantages: Tensor, mask: Tensor) -> Tensor:
     """Give advantages (B,) or (B, T) the shape (B, T), without gradient, zero where masked."""
-    advantages = widen("advantages", advantages)
-    if advantages.ndim == 1:
-        check_shape("advantages", advantages, mask.shape[:1], "one a completion; flatten (P, G) first")
-        advantages = advantages[:, None].expand(mask.shape)  # (B, T)
-    check_shape("advantages", advantages, mask.shape, "(B,) or the shape of mask; flatten (P, G) first")
+    advantages = per_token(advantages, mask)
     return torch.where(mask, advantages.detach(), 0.0)
 
 

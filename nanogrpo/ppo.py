@@ -27,13 +27,15 @@ from nanogrpo.optim import AdamW
 from nanogrpo.options import option
 from nanogrpo.packed import completion_hidden
 from nanogrpo.rewards import Problem, RewardFunction, check_rows
+from nanogrpo.sampler import adapt_entropy, believe, sampling_model, weigh
 from nanogrpo.state import TrainState
-from nanogrpo.step import Batch, StepConfig, add_reference, collect, describe, update_all
+from nanogrpo.step import Batch, add_reference, collect, describe, update_all
 from nanogrpo.tokenizer import CharTokenizer
+from nanogrpo.variants import VariantConfig
 
 
 @dataclass(frozen=True)
-class PPOConfig(StepConfig):
+class PPOConfig(VariantConfig):
     """Options of :func:`train`; names as in TRL where it has them, and as in ``GRPOConfig``."""
 
     group_size: int = option(16, help="G, completions a prompt; 1 is enough with a critic.", low=1)
@@ -154,9 +156,13 @@ def step(
 ) -> tuple[dict[str, float], Batch]:
     """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
     warmup = state.step < config.value_warmup_steps
-    batch, sampled = collect(policy, tokenizer, problems, reward_fn, config, state.generator)
+    sampler = sampling_model(policy, config, state)
+    batch, sampled = collect(sampler, tokenizer, problems, reward_fn, config, state.generator)
+    batch, mismatch = believe(batch, policy, config)
     batch, kl = add_reference(batch, reference, config)
     batch, advantages = compute_advantages(batch, policy, critic, config)
+    batch, weights = weigh(batch, policy, config, state)
+    config, price = adapt_entropy(batch, config, state)
     both = [optimizer for optimizer in (state.optimizer, state.critic_optimizer) if optimizer]
     optimizers = both[1:] if warmup else both
     names = ("loss", "clip_ratio/region_mean", *(["kl"] if config.kl_in_loss else []), "value_loss")
@@ -167,7 +173,7 @@ def step(
     if warmup:
         updates["grad_norm"] = 0.0  # the policy's; it rests
     now = state.count(sampled.rollout.completion_mask)
-    return now | describe(sampled, config) | kl | advantages | updates, batch
+    return now | describe(sampled, config) | mismatch | kl | advantages | weights | price | updates, batch
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ trainer and keeps it: at every row that the trainer yields, state and weights be
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class TrainState:
         critic_optimizer: of PPO's critic.
         step: steps done.
         num_tokens: completion tokens sampled so far.
+        entropy_coef: the price of entropy where it adapts itself; None where it does not.
+        past: weights of the last steps, newest last, where the sampler is as many steps old.
     """
 
     optimizer: AdamW
@@ -31,6 +33,8 @@ class TrainState:
     critic_optimizer: AdamW | None = None
     step: int = 0
     num_tokens: int = 0
+    entropy_coef: float | None = None
+    past: list[dict[str, Tensor]] = field(default_factory=list)
 
     @classmethod
     def start(cls, params: Iterable[Tensor], learning_rate: float, seed: int) -> "TrainState":
@@ -49,6 +53,10 @@ class TrainState:
             "step": torch.tensor(self.step),
             "num_tokens": torch.tensor(self.num_tokens),
         }
+        if self.entropy_coef is not None:
+            result["entropy_coef"] = torch.tensor(self.entropy_coef, dtype=torch.float64)
+        for i, weights in enumerate(self.past):
+            result |= {f"past.{i}.{key}": value for key, value in weights.items()}
         for name, optimizer in self._optimizers().items():
             result |= {f"{name}.{key}": value for key, value in optimizer.state_dict().items()}
         return result
@@ -71,6 +79,10 @@ class TrainState:
             )
         self.generator.set_state(tensors["generator"])
         self.step, self.num_tokens = int(tensors["step"]), int(tensors["num_tokens"])
+        self.entropy_coef = tensors["entropy_coef"].item() if "entropy_coef" in tensors else None
+        self.past = []
+        while kept := {key: tensors[key] for key in tensors if key.startswith(f"past.{len(self.past)}.")}:
+            self.past.append({key.split(".", 2)[2]: value.clone() for key, value in kept.items()})
 
     def _optimizers(self) -> dict[str, AdamW]:
         both = {"optimizer": self.optimizer, "critic_optimizer": self.critic_optimizer}

@@ -50,13 +50,16 @@ class StepConfig(Options):
     importance_sampling_level: Literal["token", "sequence", "sequence_token"] = option(
         "token", help="whose ratio it is, see :func:`~nanogrpo.losses.importance_ratio`."
     )
-    surrogate: Literal["clip", "cispo"] = option(
+    surrogate: Literal["clip", "cispo", "sapo", "dppo_tv", "dppo_kl", "gmpo", "vespo"] = option(
         "clip", help="what is made of the ratio, see :data:`~nanogrpo.losses.SURROGATES`."
     )
     clip_low: float = option(0.2, help="how far below 1 a ratio may count (TRL: ``epsilon``).", low=0)
     clip_high: float = option(0.2, help="how far above 1 (TRL: ``epsilon_high``).", low=0)
     delta: float | None = option(
-        None, help="cap on the ratio where the advantage is negative; None: no cap.", above=1
+        None,
+        help="cap on the ratio where the advantage is negative (with ``dppo_tv`` and ``dppo_kl`` on that of "
+        "every token); None: no cap.",
+        above=1,
     )
     aggregation: Literal["sequence_mean", "token_mean", "constant", "sequence_sum"] = option(
         "token_mean", help="of tokens to a loss, see :func:`~nanogrpo.losses.aggregate` (TRL: ``loss_type``)."
@@ -94,9 +97,9 @@ class StepConfig(Options):
                 f"num_mini_batches={self.num_mini_batches} is above prompts_per_step="
                 f"{self.prompts_per_step}: a minibatch needs at least one prompt"
             )
-        if self.delta is not None and self.surrogate != "clip":
+        if self.delta is not None and self.surrogate not in ("clip", "dppo_tv", "dppo_kl"):
             raise OptionError(f"delta={self.delta} caps the ratio of surrogate='clip' only; choose that")
-        if self.delta is not None and self.delta <= 1 + self.clip_high:
+        if self.delta is not None and self.surrogate == "clip" and self.delta <= 1 + self.clip_high:
             raise OptionError(
                 f"delta={self.delta} must be above 1 + clip_high={1 + self.clip_high}, or the clip has no say"
             )
@@ -126,6 +129,8 @@ class Batch:
         ref_logprobs: ``(B, T)``, of the reference, where there is one; 0 where masked.
         values: ``(B, T)``, of PPO's critic when the batch was sampled.
         returns: ``(B, T)``, that critic's targets.
+        sampler_logprobs: ``(B, T)``, of the policy that sampled, where it is not the trainer's.
+        careful: ``(B, T)`` bool, the tokens that pay for moving, see :func:`~nanogrpo.selection.kl_cov`.
     """
 
     rollout: Rollout
@@ -135,6 +140,8 @@ class Batch:
     ref_logprobs: Tensor = None  # type: ignore[assignment]
     values: Tensor = None  # type: ignore[assignment]
     returns: Tensor = None  # type: ignore[assignment]
+    sampler_logprobs: Tensor = None  # type: ignore[assignment]  # and where such an option is on, these two
+    careful: Tensor = None  # type: ignore[assignment]
 
     @property
     def tied(self) -> Tensor:
@@ -146,7 +153,8 @@ class Batch:
         rollout, P = self.rollout.pick(prompts), len(self.rewards)
         T = rollout.completion_ids.shape[1]
         rows = {}
-        for name in ("advantages", "ref_logprobs", "values", "returns"):
+        names = ("advantages", "ref_logprobs", "values", "returns", "sampler_logprobs", "careful")
+        for name in names:
             if (tensor := getattr(self, name)) is not None:
                 picked = tensor.unflatten(0, (P, -1))[prompts].flatten(0, 1)
                 rows[name] = picked[:, :T] if picked.ndim == 2 else picked
@@ -349,7 +357,9 @@ def update(
     rollout, sums = batch.rollout, dict.fromkeys(names, 0.0)
     denominators = Denominators.of(rollout.completion_mask, config.max_new_tokens)
     needed = rollout.lengths.view_as(batch.rewards).ne(0).any(1)  # (P,), groups that are not all left out
-    if not (config.kl_in_loss or config.entropy_coef or batch.returns is not None):
+    if not (
+        config.kl_in_loss or config.entropy_coef or batch.returns is not None or batch.careful is not None
+    ):
         needed = needed & batch.advantages.unflatten(0, batch.rewards.shape).ne(0).flatten(1).any(1)
     for optimizer in optimizers:
         optimizer.zero_grad()

@@ -153,8 +153,8 @@ def test_a_soft_clip_from_end_to_end(repository):
     change("nanogrpo/losses.py", "SURROGATES = {\n", "SURROGATES = {\n" + row)
     change(
         "nanogrpo/step.py",
-        'surrogate: Literal["clip", "cispo"]',
-        'surrogate: Literal["clip", "cispo", "soft"]',
+        'surrogate: Literal["clip", ',
+        'surrogate: Literal["soft", "clip", ',
     )
     row = '        "clip": lambda: clipped_surrogate(ratio, advantages, mask, 0.1, 0.3),\n'
     soft = row.replace("clipped", "losses.soft").replace('"clip"', '"soft"').replace(", 0.1, 0.3", "")

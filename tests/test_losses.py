@@ -28,6 +28,7 @@ from nanogrpo.losses import (
     sft_loss,
     value_loss,
 )
+from nanogrpo.surrogates import dppo_surrogate, gmpo_surrogate, sapo_surrogate, vespo_surrogate
 
 LEVELS = ("token", "sequence", "sequence_token")
 seeds = st.integers(0, 10**6)
@@ -423,6 +424,11 @@ def test_every_surrogate_goes_with_every_ratio(surrogate, level):
     per_token = {
         "clip": lambda: clipped_surrogate(ratio, advantages, mask, 0.1, 0.3),
         "cispo": lambda: cispo_surrogate(ratio, logprobs, advantages, mask, 0.1, 0.3),
+        "sapo": lambda: sapo_surrogate(ratio, advantages, mask),
+        "dppo_tv": lambda: dppo_surrogate(ratio, logprobs, advantages, mask, 0.1, 0.3, divergence="tv"),
+        "dppo_kl": lambda: dppo_surrogate(ratio, logprobs, advantages, mask, 0.1, 0.3, divergence="kl"),
+        "gmpo": lambda: gmpo_surrogate(ratio, advantages, mask, 0.1, 0.3),
+        "vespo": lambda: vespo_surrogate(ratio, logprobs, advantages, mask),
     }[surrogate]()
     expected = aggregate(per_token, mask, "token_mean")
     loss, _ = grpo_loss(
