@@ -187,7 +187,7 @@ def controls() -> None:
 
 
 def second() -> None:
-    """The controls that the comparison lacked: 256 x 1 without its critic, and PPO at GRPO's learning rate."""
+    """What the comparison lacked: 256 x 1 without a critic, and PPO at GRPO's learning rate."""
     without = replace(
         tuned("ppo"), group_size=1, prompts_per_step=256, critic="head", critic_learning_rate=0.0, vf_coef=0.0
     )  # the head stays at zero, so V = 0
@@ -275,7 +275,8 @@ def timing(rounds: int = 30) -> None:
 
 
 PHASES: dict[str, Callable[[], None]] = {
-    phase.__name__: phase for phase in (tuning, comparison, prompts, second, controls, ladder, ablation, timing)
+    phase.__name__: phase
+    for phase in (tuning, comparison, prompts, second, controls, ladder, ablation, timing)
 }
 
 
