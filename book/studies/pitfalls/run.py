@@ -1,6 +1,8 @@
 """Run the pitfalls' effects on twenty seeds, with the chapters' own cells; the protocol is in README.md."""
 
+import argparse
 import ast
+import copy
 import csv
 import json
 import re
@@ -85,15 +87,49 @@ def entropy() -> list[Row]:
     ]
 
 
+def kl() -> list[Row]:
+    """k1 in the loss beside a reward: exact KL to the reference, and whether the run is lost."""
+    space = cells("kl", "setup", "world", "train")
+    policy, reference, measure = space["reference"], space["reference"], space["exact_kl"]
+
+    def reward(prompts, completions, **columns):
+        return [text.count("b") / 2 for text in completions]
+
+    def end(seed: int, beta: float, passes: int) -> float:
+        trained = copy.deepcopy(policy)
+        options = {"kl_estimator": "k1", "beta": beta, "num_iterations": passes}
+        space["train"](trained, reference, reward, seed, **options)
+        return measure(trained, reference)
+
+    rows: list[Row] = []
+    for passes, betas in ((1, (0.3, 1.0, 3.0)), (4, (0.3, 1.0))):
+        base = [end(seed, 0.0, passes) for seed in SEEDS]
+        for beta in betas:
+            name = f"k1 in the loss, beta {beta:g}, passes {passes}: KL"
+            rows += [
+                ("kl", name, seed, end(seed, beta, passes), at_0)
+                for seed, at_0 in zip(SEEDS, base, strict=True)
+            ]
+    return rows
+
+
+PARTS = {"results": (zero_variance, masks, entropy), "kl": (kl,)}
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    part = parser.parse_args().part
     made = environment()  # before a chapter changes the number of threads, or a log the checkout
     rows = []
-    for study in (zero_variance, masks, entropy):
+    for study in PARTS[part]:
         rows += study()
         torch.set_default_dtype(torch.float32)
     made["threads"] = torch.get_num_threads()
-    (HERE / "environment.json").write_text(json.dumps(made, indent=2) + "\n")
-    with open(HERE / "results.csv", "w", newline="", encoding="utf-8") as file:
+    (HERE / f"{'environment' if part == 'results' else part}.json").write_text(
+        json.dumps(made, indent=2) + "\n"
+    )
+    with open(HERE / f"{part}.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["chapter", "effect", "seed", "changed", "base"])
         writer.writerows([*row[:3], f"{row[3]:.7g}", f"{row[4]:.7g}"] for row in rows)
