@@ -148,6 +148,8 @@ def grpo_loss(
     if beta and ref_logprobs is None:
         raise OptionError(f"beta={beta} needs ref_logprobs; pass them, or beta=0")
     check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
+    if use_bias_correction_kl:
+        check_bias_correction(kl_estimator)
     check_choice("surrogate", surrogate, SURROGATES)
     n = denominators or Denominators.of(completion_mask)
     ratio = importance_ratio(logprobs, old_logprobs, completion_mask, importance_sampling_level)  # (B, T)
@@ -162,6 +164,15 @@ def grpo_loss(
             kl = importance_ratio(logprobs, old_logprobs, completion_mask) * kl
         per_token = per_token + beta * kl
     return aggregate(per_token, completion_mask, aggregation, n), metrics
+
+
+def check_bias_correction(kl_estimator: str) -> None:
+    """Raise OptionError for k2, whose gradient the ratio spoils; it mends those of k1 and k3."""
+    if kl_estimator == "k2":
+        raise OptionError(
+            "use_bias_correction_kl=True with kl_estimator='k2' has the gradient of no KL: "
+            "k2 alone has the reverse KL's on fresh ones. Choose k1 or k3, or leave the correction out"
+        )
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, level: str = "token") -> Tensor:

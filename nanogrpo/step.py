@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nanogrpo.errors import EmptyPromptError, NonFiniteError, OptionError, RewardError
 from nanogrpo.kl import kl_k3
-from nanogrpo.losses import Denominators
+from nanogrpo.losses import Denominators, check_bias_correction
 from nanogrpo.microbatches import logprobs_under, microbatches, minibatches
 from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
@@ -105,6 +105,8 @@ class StepConfig(Options):
             )
         if self.use_bias_correction_kl and self.kl_in == "reward":
             raise OptionError("use_bias_correction_kl=True mends a KL in the loss; a reward has no gradient")
+        if self.use_bias_correction_kl:
+            check_bias_correction(self.estimator)
 
     @property
     def estimator(self) -> str:

@@ -41,6 +41,15 @@ def test_a_chapter_is_stored_as_the_executor_wrote_it(path):
     assert clean(nbformat.read(path, as_version=4), paths) == stored, "run it with book/_ext/execute.py"
 
 
+@per_chapter
+def test_no_formula_has_a_command_with_its_backslash_doubled(path):
+    """Written so, it renders as a line break and a word."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            inside = re.findall(r"\$\$.*?\$\$|\$[^$\n]*\$", cell.source, re.DOTALL)
+            assert not [formula for formula in inside if re.search(r"\\\\[a-zA-Z]", formula)], cell.id
+
+
 def test_every_module_of_the_core_is_on_the_api_page():
     """By hand, in the order of the flow; autosummary finds those of the wings by itself."""
     text = (ROOT / "book" / "api.md").read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ from mathcheck import close
 
 from nanogrpo.advantages import batch_advantages, gae, group_advantages, leave_one_out, token_rewards
 from nanogrpo.errors import OptionError, ShapeError
-from nanogrpo.kl import entropy, kl_exact, kl_k1
-from nanogrpo.losses import Denominators, aggregate, grpo_loss, reinforce_loss
+from nanogrpo.kl import entropy, kl_exact, kl_k1, kl_k2
+from nanogrpo.losses import Denominators, aggregate, grpo_loss, importance_ratio, reinforce_loss
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.rollout import completion_logits, draw_uniforms, generate
 from nanogrpo.teach.exact import Microscope, enumerate_completions, monte_carlo, pad
@@ -385,6 +385,19 @@ def test_2D_33_k2_and_k3_in_the_loss_follow_one_kl_each_token_by_token(scope, na
 def test_2D_33_times_the_ratio_they_follow_the_kl_from_the_policy(scope, name):
     found = scope.expect(kl_only(name, use_bias_correction_kl=True), graded(scope), 1).gradient
     close(found, per_token_kl_gradient(scope, True), f"E[grad (ratio * {name})] is not grad KL of each token")
+
+
+def test_2D_33_times_the_ratio_k2_follows_no_kl_and_is_refused(scope):
+    def loss(s):
+        k = kl_k2(s.logprobs, s.ref_logprobs, s.mask) * importance_ratio(s.logprobs, s.old_logprobs, s.mask)
+        return aggregate(k, s.mask, "sequence_sum")
+
+    found = scope.expect(loss, graded(scope), 1).gradient
+    for reverse in (True, False):
+        exact = per_token_kl_gradient(scope, reverse)
+        assert (found - exact).norm() > 0.1 * exact.norm()
+    with pytest.raises(OptionError, match="Choose k1 or k3"):
+        scope.expect(kl_only("k2", use_bias_correction_kl=True), graded(scope), 1)
 
 
 def test_2D_33_k1_in_the_reward_follows_the_kl_of_completions(scope):

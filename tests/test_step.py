@@ -271,6 +271,7 @@ def test_a_rollout_with_a_log_prob_that_is_not_finite_is_no_sample(monkeypatch):
         ({"delta": 1.1}, r"delta=1.1 must be above 1 \+ clip_high=1.2"),
         ({"delta": 2.0, "surrogate": "cispo"}, "caps the ratio of surrogate='clip' only"),
         ({"use_bias_correction_kl": True, "kl_in": "reward"}, "a reward has no gradient"),
+        ({"use_bias_correction_kl": True, "kl_estimator": "k2"}, "Choose k1 or k3"),
         ({"num_mini_batches": 4}, "num_mini_batches=4 is above prompts_per_step=3"),
         ({"std_eps": -1e-9}, "std_eps=-1e-09 must be at least 0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm=-1.0 must be at least 0"),

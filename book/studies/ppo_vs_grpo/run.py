@@ -142,7 +142,10 @@ def best_of(settings: dict[str, object]):
 
 
 def tuned(method: str):
-    """What tuning chose for a method."""
+    """What tuning chose for a method; from the committed settings where the trials' own logs are not here."""
+    if not (RUNS / "tuning").exists():
+        chosen = json.loads((HERE / "comparison" / "settings.json").read_text())[method]
+        return {"grpo": grpo.GRPOConfig, "ppo": ppo.PPOConfig}[method].of(chosen)
     return best_of(trials(method, (*RATES, *extension())))
 
 
@@ -181,6 +184,19 @@ def controls() -> None:
         run("controls", "grpo-again", seed, tuned("grpo"))
     for seed in FEW:
         run("controls", "grpo-shuffled", seed, tuned("grpo"), shuffled)
+
+
+def second() -> None:
+    """What the comparison lacked: 256 x 1 without a critic, and PPO at GRPO's learning rate."""
+    without = replace(
+        tuned("ppo"), group_size=1, prompts_per_step=256, critic="head", critic_learning_rate=0.0, vf_coef=0.0
+    )  # the head stays at zero, so V = 0
+    for seed in SEEDS:
+        run("second", "reinforce-256x1", seed, replace(without, whiten_advantages=False))
+        run("second", "batch-256x1", seed, without)
+    same_rate = replace(tuned("ppo"), learning_rate=tuned("grpo").learning_rate, critic_learning_rate=1e-3)
+    for seed in SEEDS:
+        run("second", "ppo-32x8-rate", seed, same_rate)
 
 
 def rungs() -> dict[str, object]:
@@ -259,7 +275,8 @@ def timing(rounds: int = 30) -> None:
 
 
 PHASES: dict[str, Callable[[], None]] = {
-    phase.__name__: phase for phase in (tuning, comparison, prompts, controls, ladder, ablation, timing)
+    phase.__name__: phase
+    for phase in (tuning, comparison, prompts, second, controls, ladder, ablation, timing)
 }
 
 

@@ -1,0 +1,139 @@
+"""Run the pitfalls' effects on twenty seeds, with the chapters' own cells; the protocol is in README.md."""
+
+import argparse
+import ast
+import copy
+import csv
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import torch
+
+matplotlib.use("Agg")
+
+from nanogrpo.show.studies import environment
+
+HERE = Path(__file__).parent
+BOOK = HERE.parents[1]
+SEEDS = range(20, 40)
+
+Row = tuple[str, str, int, float, float]  # chapter, effect, seed, with the mistake (or remedy), without
+
+
+def cells(chapter: str, *names: str, **given) -> dict:
+    """What a chapter's cells of these names define, run in order, without their assertions."""
+    found = json.loads((BOOK / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = {cell["id"].removeprefix(f"{chapter}-"): "".join(cell["source"]) for cell in found}
+    space: dict = {}
+    for name in names:
+        source = re.sub(r"^(\s*)%.*$", r"\1pass", sources[name], flags=re.MULTILINE)
+        tree = ast.parse(source)
+        tree.body = [node for node in tree.body if not isinstance(node, ast.Assert)]
+        exec(compile(tree, f"{chapter}.ipynb, {name}", "exec"), space)
+        space |= given
+    return space
+
+
+def masks() -> list[Row]:
+    """Rewards at the end, for each fault of the trainer."""
+    names = ("setup", "world", "eosruns", "shift", "dropout", "dropoutruns")
+    space = cells("masks", *names, SEEDS=SEEDS)
+    right, last = space["RUNS"].pop("right"), space["last"]
+    return [
+        ("masks", name, seed, last(broken), last(healthy))
+        for name, logs in space["RUNS"].items()
+        for seed, broken, healthy in zip(SEEDS, logs, right, strict=True)
+    ]
+
+
+def zero_variance() -> list[Row]:
+    """Dynamic sampling at equal tokens; the naive z-score; a taste that the group's std enlarges."""
+    space = cells("zero-variance", "01", "14", "19", "28", "43", "52", SEEDS=SEEDS)
+    pairs = {
+        "dynamic sampling": [[p for _, p in space[name]] for name in ("dynamic", "plain")],
+        "naive z-score": [
+            [space["exact_success"](model) for model, _ in space["bonus_runs"][name]]
+            for name in ("naive, eps = 1e-8", "max == min")
+        ],
+        "taste, group std": [space["tastes"][how] for how in ("group", "none")],
+    }
+    return [
+        ("zero-variance", name, *row)
+        for name, (a, b) in pairs.items()
+        for row in zip(SEEDS, a, b, strict=True)
+    ]
+
+
+def entropy() -> list[Row]:
+    """A higher clip, and nearly none."""
+
+    def ours(*n):
+        """The cell's ten seeds become these."""
+        return SEEDS if n == (10,) else range(*n)
+
+    space = cells("entropy", "setup", "readings", "run", "clip", range=ours)
+    clipped, at = space["clipped"], space["entropy_at"]
+    reads = {
+        "reward after 3 steps": lambda run: run["reward"][3],
+        "entropy at reward 0.9": lambda run: at(run, 0.9),
+    }
+    return [
+        ("entropy", f"clip_high {high}: {name}", seed, float(read(a)), float(read(b)))
+        for high in (0.28, 4.0)
+        for name, read in reads.items()
+        for seed, a, b in zip(SEEDS, clipped[high], clipped[0.2], strict=True)
+    ]
+
+
+def kl() -> list[Row]:
+    """k1 in the loss beside a reward: exact KL to the reference, and whether the run is lost."""
+    space = cells("kl", "setup", "world", "train")
+    policy, reference, measure = space["reference"], space["reference"], space["exact_kl"]
+
+    def reward(prompts, completions, **columns):
+        return [text.count("b") / 2 for text in completions]
+
+    def end(seed: int, beta: float, passes: int) -> float:
+        trained = copy.deepcopy(policy)
+        options = {"kl_estimator": "k1", "beta": beta, "num_iterations": passes}
+        space["train"](trained, reference, reward, seed, **options)
+        return measure(trained, reference)
+
+    rows: list[Row] = []
+    for passes, betas in ((1, (0.3, 1.0, 3.0)), (4, (0.3, 1.0))):
+        base = [end(seed, 0.0, passes) for seed in SEEDS]
+        for beta in betas:
+            name = f"k1 in the loss, beta {beta:g}, passes {passes}: KL"
+            rows += [
+                ("kl", name, seed, end(seed, beta, passes), at_0)
+                for seed, at_0 in zip(SEEDS, base, strict=True)
+            ]
+    return rows
+
+
+PARTS = {"results": (zero_variance, masks, entropy), "kl": (kl,)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=PARTS)
+    part = parser.parse_args().part
+    made = environment()  # before a chapter changes the number of threads, or a log the checkout
+    rows = []
+    for study in PARTS[part]:
+        rows += study()
+        torch.set_default_dtype(torch.float32)
+    made["threads"] = torch.get_num_threads()
+    (HERE / f"{'environment' if part == 'results' else part}.json").write_text(
+        json.dumps(made, indent=2) + "\n"
+    )
+    with open(HERE / f"{part}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["chapter", "effect", "seed", "changed", "base"])
+        writer.writerows([*row[:3], f"{row[3]:.7g}", f"{row[4]:.7g}"] for row in rows)
+
+
+if __name__ == "__main__":
+    main()
