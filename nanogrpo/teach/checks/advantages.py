@@ -20,6 +20,14 @@ def _rewards(draw: Draw) -> Tensor:
     return 2 * draw.normal(P, 1) + draw.uniform(0.5, 3, P, 1) * draw.normal(P, G)
 
 
+def _right_or_wrong(draw: Draw) -> Tensor:
+    """Rewards (P, G) of 1 and 0, as most tasks have; the first two of a group are equal, and not all."""
+    rewards = draw.integers(0, 1, draw.integer(3, 5), draw.integer(6, 8)).to(torch.get_default_dtype())
+    rewards[:, :2], rewards[:, -1] = 1.0, 0.0
+    rewards[::2] = 1 - rewards[::2]
+    return rewards
+
+
 @register("advantages.group_advantages")
 def check_group_advantages(implementation: Callable, draw: Draw) -> None:
     """``f(rewards)``: rewards ``(P, G)`` less their group's mean, over its population standard deviation."""
@@ -49,7 +57,11 @@ def check_group_advantages(implementation: Callable, draw: Draw) -> None:
         (centered / (std**2 + 1e-4), "You divide by the variance: take its square root."),
         (-centered / std, "The sign is reversed: a reward above the mean has a positive advantage."),
     ]
-    agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=1e-3, atol=1e-3)
+    right, close = advantages.group_advantages, {"rtol": 1e-3, "atol": 1e-3}
+    agree("the advantage", implementation, right, (r,), mistakes, alone=True, **close)
+    some = _right_or_wrong(draw)
+    quiet = "Groups count as tied although their rewards are 0 and 1: compare the largest and the smallest."
+    agree("the advantage", implementation, right, (some,), [(0 * some, quiet)], **close)
 
 
 def _axis(what: str, P: int, G: int) -> str:
@@ -139,7 +151,10 @@ def check_leave_one_out(implementation: Callable, draw: Draw) -> None:
         ((total - r) / (G - 1) - r, "The sign is reversed: a reward above the others' mean is positive."),
         ((total - r) / (G - 1), "This is the baseline itself: subtract it from the reward."),
     ]
-    agree("the advantage", implementation, advantages.leave_one_out, (r,), mistakes)
+    agree("the advantage", implementation, advantages.leave_one_out, (r,), mistakes, alone=True)
+    some = _right_or_wrong(draw)
+    equal = "Others with the same reward are left out, too: leave out the own one alone."
+    agree("the advantage", implementation, advantages.leave_one_out, (some,), [(2 * some - 1, equal)])
     pair = r[:, :2]
     compare("the advantage in groups of two", call(implementation, pair), pair - pair.flip(1))
 
@@ -189,7 +204,7 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
     ]
     agree(
         ("the advantage", "the critic's target"), implementation, advantages.gae,
-        (rewards, values, mask, gamma, lam), (mistakes, targets), mask, zero_at_padding=True,
+        (rewards, values, mask, gamma, lam), (mistakes, targets), mask, zero_at_padding=True, alone=True,
     )  # fmt: skip
 
 
@@ -262,4 +277,4 @@ def check_token_rewards(implementation: Callable, draw: Draw) -> None:
         (put(end - 1, torch.zeros_like(kl)), "The KL penalty is missing."),
     ]
     arguments = (scores, mask, kl, beta)
-    agree("the reward of a token", implementation, advantages.token_rewards, arguments, mistakes)
+    agree("the reward of a token", implementation, advantages.token_rewards, arguments, mistakes, alone=True)

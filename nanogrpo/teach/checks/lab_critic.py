@@ -55,7 +55,10 @@ def check_whiten(implementation: Callable, draw: Draw) -> None:
     ]
     mistakes = [(torch.where(mask, values, 0.0), sentence) for values, sentence in wrong]
     arguments = (A, mask, eps)
-    agree("the whitened advantage", implementation, advantages.whiten, arguments, mistakes, mask, True)
+    agree(
+        "the whitened advantage", implementation, advantages.whiten, arguments, mistakes, mask, True,
+        alone=True,
+    )  # fmt: skip
 
 
 def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
     """
     B, T = draw.integer(3, 5), draw.integer(6, 8)
     logprobs, mask = draw.logprobs(B, T), draw.mask(B, T)
-    advantages = draw.normal(B).requires_grad_()
+    advantages = draw.normal(B)
+    advantages[-1] = 0.0  # a row that is as good as its baseline is one of the B
+    advantages.requires_grad_()
 
     def slope(logprobs, advantages, mask):
         leaf = logprobs.detach().requires_grad_()
@@ -64,12 +66,16 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
             right * logprobs.exp(),
             "You weigh with the probability: the samples were drawn with it already.",
         ),
+        (
+            right * B / (B - 1),
+            f"The row whose advantage is 0 is not counted: the mean is over all {B} rows.",
+        ),
         (-A.mean() * mask / B, "Every row gets the mean advantage: row i has its own, advantages[i]."),
         (right * last, "Only the last token gets a gradient: add the log-probs of the whole completion."),
     ]
 
     arguments = (logprobs.requires_grad_(), advantages, mask)
-    agree("the gradient of the loss by the log-probs", slope, reference, arguments, mistakes)
+    agree("the gradient of the loss by the log-probs", slope, reference, arguments, mistakes, alone=True)
     loss = call(implementation, *arguments)
     no_gradient("the loss", loss, advantages, "the advantages: they are constants here, so detach them.")
 

@@ -37,6 +37,7 @@ def check_train(implementation: Callable, draw: Draw) -> None:
     it. Without a baseline it rises as well: that is what the first part is for.
     """
     _check_steps(implementation, draw)
+    _check_chance(implementation, draw)
     _check_learning(implementation, draw)
 
 
@@ -197,6 +198,37 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
         raise CheckFailed(
             f"Two runs from the same generator {what}: give generator to torch.randperm and to sample, or no "
             "run can be repeated."
+        )
+
+
+def _check_chance(implementation: Callable, draw: Draw) -> None:
+    """One problem, so that chance makes the samples only, and rewards that are all equal."""
+    task, updates, seen = Addition(1, held_out=10), [], []
+    problem = task.split()[0][draw.integer(0, 89)]
+    config = GRPOConfig(max_new_tokens=task.max_new_tokens, group_size=16, prompts_per_step=1, max_steps=2)
+    policy = draw.model(task.tokenizer.vocab_size, task.block_size)
+    with torch.no_grad():
+        policy.head.weight.mul_(0.1)  # varied samples
+
+    def equal(prompts, completions, **columns) -> list[float]:
+        seen.append(list(completions))
+        return [1.0] * len(completions)
+
+    def update(rollout: Rollout, advantages: Tensor) -> None:
+        updates.append(advantages)
+
+    for seed in (1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        call(implementation, policy, task.tokenizer, [problem], equal, update, config, generator)
+    if len(updates) != 4:
+        raise CheckFailed(
+            f"Where all groups are tied, update was called {len(updates)} times in two runs of two steps: "
+            "call it in each step. Without advantages the pull to the reference still counts."
+        )
+    if seen[:2] == seen[2:]:
+        raise CheckFailed(
+            "Two runs from two generators sampled the same completions: hand generator to sample. All chance "
+            "comes from there."
         )
 
 

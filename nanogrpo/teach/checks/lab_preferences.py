@@ -51,7 +51,15 @@ def check_preference_probs(implementation: Callable, draw: Draw) -> None:
             "These are shares of the points: take the sigmoid of the difference.",
         ),
     ]
-    agree("the probability", implementation, reward_model.preference_probs, (a, b, tau), mistakes)
+    probability = reward_model.preference_probs
+    agree("the probability", implementation, probability, (a, b, tau), mistakes, alone=True)
+    a = draw.uniform(1, 2, 6) * torch.tensor([1.0, 1, 1, -1, -1, -1])  # far from 0
+    b, cold = a + draw.uniform(0.3, 0.8, 6) * torch.tensor([1.0, -1, 1, -1, 1, -1]), 0.01
+    floors = [
+        (probability(a, b, floor), f"At the temperature {cold} the judge hardly errs: divide by it as it is.")
+        for floor in (0.02, 0.05, 0.1, 0.2)
+    ]
+    agree(f"at the temperature {cold} the probability", implementation, probability, (a, b, cold), floors)
 
 
 def _ceiling(probs: Tensor) -> Tensor:
@@ -108,6 +116,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
     chosen[:2], rejected[:2] = torch.eye(2)  # one right, one wrong, two ties, and two that are nearly ties
     rejected[2:4] = chosen[2:4]
     rejected[4:6] = chosen[4:6] - torch.tensor([1e-3, 2e-3])
+    rejected[6] = torch.nextafter(chosen[6], torch.tensor(-torch.inf))  # as near as can be
     above, ties = (chosen > rejected).float(), (chosen == rejected).float()
     gap = chosen - rejected
     near = torch.where(gap.abs() < 5e-3, 0.5, above)
@@ -121,6 +130,10 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
             (above + ties).mean(),
             "A tie counts as right: a model that says the same of everything would be perfect. Count ties "
             "half.",
+        ),
+        (
+            torch.where(gap.abs() < 1e-4, 0.5, above).mean(),
+            "Scores that are close count as ties: a tie is a pair of equal scores, ==.",
         ),
         (near.mean(), "Scores that are close count as ties: a tie is a pair of equal scores."),
         (

@@ -33,6 +33,7 @@ def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[GPT, Tenso
     while True:
         eos = draw.integer(0, 5)
         model, prompt = draw.model(6), (eos + draw.integers(1, 5, draw.integer(3, 4))) % 6
+        prompt[0] = eos  # an end that was not sampled ends nothing
         model.head.weight.mul_(0.3)  # varied samples
         for _ in range(10):
             uniforms = draw.uniform(0.02, 1, N)
@@ -77,6 +78,8 @@ def _wrong_completions(
         again = (loop[0, end:] == eos).nonzero()
         if len(again):
             yield loop[:, : end + int(again[0]) + 1], "The loop stops at the second EOS, not the first."
+    if end > 1:
+        yield loop[:, :1], "The loop stops after one token: an EOS in the prompt ends nothing."
     others = [
         (_complete(model, prompt, uniforms, lambda text, prompt: prompt),
          "Each token is sampled as if it were the first: append it to what is read."),
@@ -174,7 +177,7 @@ def check_perplexity(implementation: Callable, draw: Draw) -> None:
     mistakes += [((-kept.sum(1) / divisor).exp(), f"You divide by {name}: each completion has n = "
                                                   "mask.sum(1) tokens.")
                  for divisor, name in divisors]  # fmt: skip
-    agree("the perplexity", implementation, _perplexity, (logprobs, mask), mistakes)
+    agree("the perplexity", implementation, _perplexity, (logprobs, mask), mistakes, alone=True)
     even = torch.full((1, T), -math.log(7.0))
     got = call(implementation, even, even < 0)
     compare("the perplexity of tokens of probability 1/7", got, torch.tensor([7.0]))

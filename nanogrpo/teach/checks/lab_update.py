@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 
 import torch
@@ -24,6 +24,7 @@ from nanogrpo.teach.checks.losses import (
     clip_case,
     loss_case,
     loss_mistakes,
+    number_alone,
     one_number,
     padding_does_not_overflow,
     policy_loss,
@@ -45,14 +46,19 @@ AUTOGRAD = {  # what PyTorch says, and what it means here
 @register()
 def check_small_spread(implementation: Callable, draw: Draw) -> None:
     """``f(rewards)``: groups whose rewards hardly differ are not tied, and eps, 1e-4, holds them down."""
-    r = draw.integers(0, 2, 3, 1) + 1e-3 * draw.uniform(1, 3, 3, 1) * draw.normal(3, draw.integer(4, 6))
+    size = torch.tensor([[1e-3], [1e-3], [1e-3], [1e-5]])  # the last group's eps counts more than its spread
+    r = size * draw.uniform(1, 3, 4, 1) * draw.normal(4, draw.integer(4, 6))
+    r[:3] += draw.integers(0, 2, 3, 1)
     centered, std = r - r.mean(1, keepdim=True), r.std(1, keepdim=True, correction=0)
     seen = "where rewards differ by thousandths only: eps = 1e-4 is added to the standard deviation."
     mistakes = [
-        (
-            torch.zeros_like(r),
-            "The groups are not tied, though their rewards are close: compare max and min.",
-        ),
+        *[
+            (
+                torch.where(std < small, 0.0, centered / (std + 1e-4)),
+                "The groups are not tied, though their rewards are close: compare max and min.",
+            )
+            for small in (1.0, 1e-4)
+        ],
         (centered / std, f"There is no eps, {seen}"),
         (centered / (std**2 + 1e-4).sqrt(), f"eps stands under the root, {seen}"),
         *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
@@ -83,7 +89,7 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     agree(
         "the loss of a token", implementation, reference,
         (logprobs.requires_grad_(), old.requires_grad_(), *bounds), mistakes, mask, True,
-        trained=(0,), constants={1: OLD, 2: ADVANTAGES},
+        trained=(0,), constants={1: OLD, 2: ADVANTAGES}, alone=True,
     )  # fmt: skip
     got = call(implementation, logprobs, old.detach().masked_fill(~mask, -1e4), *bounds)
     padding_does_not_overflow("loss", got, got, logprobs)
@@ -99,7 +105,7 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     logprobs, old, _, A, mask = batch
 
     def loss(*batch: Tensor) -> Tensor:
-        return one_number(call(implementation, *batch, beta=0.0))
+        return number_alone(call(implementation, *batch, beta=0.0))
 
     token_mean = partial(policy_loss, how="token_mean")
     same = torch.allclose(loss(*batch).double(), token_mean(*batch).double(), atol=1e-5)
@@ -107,34 +113,20 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     mistakes = loss_mistakes(importance_ratio(logprobs, old, mask).detach(), A[:, None].expand_as(mask), mask)
     agree("the loss without KL (beta = 0)", loss, right, batch, mistakes, trained=(0,))
     check_penalty(implementation, batch, draw.uniform(0.5, 2, 1).item(), how)
+    _reference_is_constant(implementation, batch)
 
 
 @register()
 def check_reference_is_constant(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: a constant reference."""
-    logprobs, old, ref, *others = loss_case(draw, draw.mask(3, 4))
+    _reference_is_constant(implementation, loss_case(draw, draw.mask(3, 4)))
+
+
+def _reference_is_constant(implementation: Callable, batch: tuple[Tensor, ...]) -> None:
+    logprobs, old, ref, *others = batch
     loss = one_number(call(implementation, logprobs, old, ref.requires_grad_(), *others, beta=0.5))
     why = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
     no_gradient("the loss", loss, ref, why)
-
-
-class Descent:
-    """Plain gradient descent: what the updates did can be told from where the weights are."""
-
-    def __init__(self, model: GPT, lr: float):
-        self.params, self.lr = list(model.parameters()), lr
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for p in self.params:
-            p.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move each weight once along its gradient; one without a gradient stays."""
-        for p in self.params:
-            if p.grad is not None:
-                p -= self.lr * p.grad
 
 
 def _flat(model: GPT) -> Tensor:
@@ -284,9 +276,11 @@ def _check_updates(
 ) -> None:
     known = (policy, reference, sampled, A, beta, lr, updates)
     (right, losses), start = _improved(*known), _flat(policy)
-    student, frozen = copy.deepcopy(policy), copy.deepcopy(reference)
+    student, frozen, kept = copy.deepcopy(policy), copy.deepcopy(reference), copy.deepcopy(sampled)
+    optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
+    optimizer.register_step_post_hook(lambda *_: steps.append(1))
     try:
-        got = call(implementation, student, frozen, Descent(student, lr), sampled, A, beta, updates)
+        got = call(implementation, student, frozen, optimizer, sampled, A, beta, updates)
     except CheckFailed as failed:
         named = [sentence for error, sentence in AUTOGRAD.items() if error in str(failed)]
         raise CheckFailed(named[0]) if named else failed from None
@@ -294,6 +288,12 @@ def _check_updates(
     compare("the change of a weight of the reference", _flat(frozen) - _flat(reference), 0 * start, moved)
     change = _flat(student) - start
     compare("the change of a weight of the policy", change, right - start, _wrong_updates(*known))
+    if len(steps) != updates:
+        raise CheckFailed(
+            f"The weights are right, but optimizer.step() was called {len(steps)} times in {updates} "
+            "updates. Let the optimizer that is handed over take the steps."
+        )
+    _same_rollout(sampled, kept)
     losses = torch.tensor(losses)
     mistakes = [
         (losses[-1:], "Return the losses of all updates, not of the last one."),
@@ -302,3 +302,12 @@ def _check_updates(
         (losses[:-1], "The loss of the last update is missing."),
     ]
     compare("the loss of an update", got, losses, mistakes)
+
+
+def _same_rollout(now: Rollout, before: Rollout) -> None:
+    for field in fields(Rollout):
+        value = getattr(before, field.name)
+        if isinstance(value, Tensor) and not torch.equal(value, getattr(now, field.name)):
+            raise CheckFailed(
+                f"rollout.{field.name} is changed in place: it is what was sampled, and others still read it."
+            )

@@ -29,6 +29,7 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
     agree(
         "the ratio", implementation, losses.importance_ratio, (logprobs, old, mask),
         ratio_mistakes(logprobs.detach(), old.detach(), mask), mask, trained=(0,), constants={1: OLD},
+        alone=True,
     )  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     arguments = (ratio.requires_grad_(), advantages, mask, low, high)
     agree(
         "the loss of a token", implementation, losses.clipped_surrogate, arguments, mistakes, mask, True,
-        trained=(0,), constants={1: ADVANTAGES},
+        trained=(0,), constants={1: ADVANTAGES}, alone=True,
     )  # fmt: skip
 
 
@@ -225,6 +226,14 @@ def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, how: str
     """GRPO's loss without KL, both clips at 0.2."""
     ratio = losses.importance_ratio(logprobs, old_logprobs, mask)
     return losses.aggregate(losses.clipped_surrogate(ratio, advantages, mask, 0.2, 0.2), mask, how)
+
+
+def number_alone(result) -> Tensor:
+    """The loss as one number, of a step of a lab: it asks for nothing else."""
+    if isinstance(result, tuple | list | dict):
+        kind = type(result).__name__
+        raise CheckFailed(f"The loss is a {kind} of {len(result)} things, expected one number, the loss.")
+    return one_number(result)
 
 
 def one_number(result) -> Tensor:

@@ -130,7 +130,10 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
         (scaled.gather(2, ids[..., None]).squeeze(2), RAW),
     ]
     arguments = (logits, ids, temperature)
-    agree("the log-prob of a token", implementation, rollout.logprobs_of, arguments, mistakes, trained=(0,))
+    agree(
+        "the log-prob of a token", implementation, rollout.logprobs_of, arguments, mistakes, trained=(0,),
+        alone=True,
+    )  # fmt: skip
 
 
 @register("rollout.choose", rounds=2)
@@ -166,7 +169,10 @@ def check_choose(implementation: Callable, draw: Draw) -> None:
         ),
     ]
     compare(names[1], logprobs, rollout.logprobs_of(logits, tokens, temperature), mistakes, atol=1e-4)
+    first = (logits[:1], uniforms[:1], temperature)
+    agree(names, implementation, rollout.choose, first, atol=1e-4)
     _at_one(implementation, draw, temperature)
+    _near_one(implementation, draw, temperature)
 
 
 def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: float) -> None:
@@ -243,6 +249,29 @@ def _at_one(implementation: Callable, draw: Draw, temperature: float) -> None:
         ) from (tokens if isinstance(tokens, CheckFailed) else None)
 
 
+def _near_one(implementation: Callable, draw: Draw, temperature: float) -> None:
+    """Numbers near 1 are numbers as any other; and a sum that is as large as u has reached it."""
+    V, rare = draw.integer(4, 6), 1e-3
+    probs = torch.full((1, V), rare)
+    probs[0, 0] = 1 - (V - 1) * rare
+    u = torch.tensor([0.5 * (0.99 + float(probs[0, 0])), float(probs[0, 0]) + rare / 2])
+    tokens, _ = call(implementation, (temperature * probs.log()).expand(2, V), u, temperature)
+    if number("the token", tokens).tolist() != [0, 1]:
+        raise CheckFailed(
+            f"With the sums {[round(x, 3) for x in probs[0].cumsum(0).tolist()]} the numbers u = {u[0]:.4f} "
+            f"and {u[1]:.4f} give the tokens {tokens.tolist()}, expected [0, 1]: take u as it is, and limit "
+            "the ids where no sum reaches it."
+        )
+    certain = torch.full((1, V), -1e4 * temperature)
+    certain[0, 0] = 0.0
+    token = call(implementation, certain, torch.ones(1), temperature)[0]
+    if number("the token", token).tolist() != [0]:
+        raise CheckFailed(
+            f"Token 0 is certain, all sums are 1, and u = 1 gives the token {token.tolist()[0]}, expected 0: "
+            "a sum that is equal to u has reached it. (The default of torch.searchsorted has that.)"
+        )
+
+
 @register("rollout.completion_mask")
 def check_completion_mask(implementation: Callable, draw: Draw) -> None:
     """``f(completion_ids, eos_id)``: true ``(B, T)`` for each sampled token, the first EOS included."""
@@ -252,6 +281,8 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
     ids[0, draw.integer(1, T - 2)] = eos  # ends in the middle, ordinary tokens follow
     ids[1, 1], ids[1, T - 2] = eos, eos  # two ends, and a token behind them
     ids[2, 0], ids[2, 1:] = eos, PAD  # an empty completion
+    full = ids[-1:].clone()
+    full[0, -1] = eos  # the end is the last token that fits
     right = rollout.completion_mask(ids, eos)  # the last row has no end: it was cut off
     ends = ids == eos
     sizes = right.sum(1).tolist()
@@ -292,8 +323,14 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
     got = agree("the mask", implementation, rollout.completion_mask, (ids, eos), mistakes)
     if got.dtype != torch.bool:
         raise CheckFailed(f"The mask is {got.dtype}, expected torch.bool: return the comparison itself.")
+    found = call(implementation, ids, eos)
+    if not isinstance(found, Tensor):
+        raise CheckFailed(f"The mask is a {type(found).__name__}, expected a tensor of torch.bool.")
     alone = ids[-1:]  # no row of the batch ends
     compare("the mask of a row without EOS", call(implementation, alone, eos), torch.ones_like(alone).bool())
+    mistakes = [(full != eos, "An EOS in the last column is left out: it was sampled, as any other.")]
+    last = "the mask of a row whose EOS is its last token"
+    compare(last, call(implementation, full, eos), torch.ones_like(full).bool(), mistakes)
 
 
 @register("rollout.generate", "packed.generate")

@@ -99,8 +99,9 @@ def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
     ]
     arguments = (chosen, rejected)
     agree(
-        "the loss of a pair", implementation, losses.bradley_terry_loss, arguments, mistakes, trained=(0, 1)
-    )
+        "the loss of a pair", implementation, losses.bradley_terry_loss, arguments, mistakes,
+        trained=(0, 1), alone=True,
+    )  # fmt: skip
     for size in (200.0, 1000.0):
         _far_apart(implementation, size)
 
@@ -168,7 +169,8 @@ def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
     def reference(outputs, lens):
         return outputs.gather(1, lens[:, None] - 1).squeeze(1)
 
-    agree("the score", implementation, reference, (outputs.requires_grad_(), lens), mistakes, trained=(0,))
+    arguments = (outputs.requires_grad_(), lens)
+    agree("the score", implementation, reference, arguments, mistakes, trained=(0,), alone=True)
     full = torch.full_like(lens, T)
     agree("the score of texts without padding", implementation, reference, (outputs, full))
 
@@ -202,7 +204,7 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
     }
     agree(
         "the loss of a token", implementation, losses.value_loss, arguments, mistakes, mask, True,
-        trained=(0,), constants=constants,
+        trained=(0,), constants=constants, alone=True,
     )  # fmt: skip
 
 
