@@ -5,10 +5,11 @@ import re
 
 import nbformat
 import pytest
-from colab import EDITION, ROOT, addresses, badge, edition, inline, page
+from colab import EDITION, ROOT, addresses, badge, edition, inline, page, title
 from execute import chapters
 
 CHAPTERS = chapters(ROOT)
+CHAPTER = ROOT / "book" / "kl.ipynb"
 API = page("api/nanogrpo.kl")
 LABS = sorted((ROOT / "book" / "labs").glob("lab*.ipynb"))
 per_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -38,7 +39,7 @@ def test_the_edition_is_that_of_today_s_chapter(path):
     assert made == json.loads((EDITION / path.name).read_text(encoding="utf-8")), "run `make colab`"
 
 
-@pytest.mark.parametrize("path", [EDITION / path.name for path in CHAPTERS] + LABS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*sorted(EDITION.glob("*.ipynb")), *LABS], ids=lambda path: path.stem)
 def test_a_notebook_shows_no_raw_markup_in_plain_jupyter(path):
     for text in text_of(read(path)):
         assert not RAW.findall(CODE.sub("code", text)), text
@@ -82,6 +83,7 @@ def test_every_exercise_has_a_heading_and_every_solution_a_fold(path):
         ("{cite}`bradley1952rank`", "([Bradley and Terry, 1952](https://doi.org/10.2307/2334029))"),
         ("[two](kl.ipynb), [x](fig-a)", f"[two]({page('kl')}), [x]({page('grpo')}#fig-a)"),
         ("[`f`](kl#three) [g](https://x.org/kl)", f"[`f`]({page('kl')}#three) [g](https://x.org/kl)"),
+        ("[](fig-a), [](kl)", f"[the figure]({page('grpo')}#fig-a), [{title(CHAPTER)}]({page('kl')})"),
         ("`{cite}` and ``[a](b)``", "`{cite}` and ``[a](b)``"),
         ("```python\nx[0](kl)\n```", "```python\nx[0](kl)\n```"),
         ("{py:func}`nanogrpo.kl.kl_k3`", f"[`nanogrpo.kl.kl_k3`]({API}#nanogrpo.kl.kl_k3)"),

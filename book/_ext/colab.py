@@ -115,7 +115,8 @@ def inline(text: str, own: str) -> str:
             return match[0]
         if to and not source_of(name):  # a name that the chapter gave to a figure, or a part
             name, place = own, to
-        return f"[{inline(match['text'], own)}]({page(name or own)}{'#' * bool(place)}{place})"
+        text = inline(match["text"], own) or ("the figure" if place else title(source_of(name)))
+        return f"[{text}]({page(name or own)}{'#' * bool(place)}{place})"
 
     return INLINE.sub(plain, text)
 

@@ -68,9 +68,10 @@ def clean_page(app, pagename, templatename, context, doctree):
 
 
 def stay_here(body: str, pathto, app) -> str:
-    """A notebook that Colab opens, too, names other pages by their whole address; here they stand beside it."""
-    whole = re.compile(rf'class="reference external" href="{re.escape(app.config.html_baseurl)}([\w/-]+)\.html')
-    return whole.sub(lambda found: f'class="reference internal" href="{pathto(found[1])}', body)
+    """A notebook that Colab opens, too, names other pages by their whole address; here they are near."""
+    base = re.escape(app.config.html_baseurl)
+    whole = re.compile(rf'<a class="reference external" href="{base}([\w/-]+)\.html')
+    return whole.sub(lambda found: f'<a class="reference internal" href="{pathto(found[1])}', body)
 
 
 def relink(text: str, warn) -> str:
