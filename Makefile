@@ -4,6 +4,7 @@
 # make browser a Chromium for the tests of the pages, if no browser is found
 # make test-versions  the core's tests with other Pythons, torch and numpy
 # make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
+# make colab   make the Colab edition of the chapters, which the badges open
 # make labs    make the students' notebooks and the solutions of the course labs
 # make grade FILES=folder   grade submitted labs; CSV=grades.csv and CANVAS=canvas.csv write tables
 # make course COURSE=name   the labs in variants of their own, with other runs in lab 6
@@ -34,7 +35,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book test test-foreign test-versions planted spread browser museum parity bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
+.PHONY: book colab test test-foreign test-versions planted spread browser museum parity bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -162,6 +163,10 @@ lint: $(STAMP) tools
 	$(BIN)/codespell
 	@if [ -x node_modules/.bin/eslint ]; then node_modules/.bin/eslint nanogrpo book/_static; fi
 
+# The chapters as Colab and plain Jupyter show them well, in book/colab; the badges lead there.
+colab: $(STAMP)
+	$(BIN)/python book/_ext/colab.py
+
 # The students' notebooks stand in book/labs, too, where the book and Colab find them.
 labs: $(STAMP)
 	$(BIN)/python book/labs/release.py
@@ -183,7 +188,7 @@ labs-grade: $(STAMP)
 	$(BIN)/python book/labs/course.py $(LAB)
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab book
+	$(BIN)/jupyter lab book --LabApp.default_url=/lab/tree/colab/quickstart.ipynb
 
 clean:
 	rm -rf _build build book/_static/vendor node_modules .lighthouseci .pytest_cache .ruff_cache .hypothesis

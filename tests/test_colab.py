@@ -117,6 +117,17 @@ def test_the_dashboard_trains_in_the_kernel_of_colab(colab, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["one-page", "length-bias"])
+def test_the_colab_edition_runs_with_the_versions_of_colab(colab, tmp_path, name):
+    """As a reader on Colab does: the committed notebook, solutions included, from top to bottom."""
+    made = nbformat.read(ROOT / "book" / "colab" / f"{name}.ipynb", as_version=4)
+    cells = [cell.source for cell in made.cells if cell.cell_type == "code"]
+    done = execute(colab, cells, tmp_path)
+    assert len(done.cells) == len(cells) > 3
+    assert any("data" in output or "text" in output for cell in done.cells for output in cell.outputs)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("lab", sorted(path.stem for path in (ROOT / "book" / "labs").glob("lab*.ipynb")))
 def test_a_student_s_lab_runs_with_the_versions_of_colab(colab, tmp_path, lab):
     """Every cell of the notebook that is handed out, up to the answers, which are still missing."""

@@ -153,10 +153,10 @@ def test_the_book_knows_its_addresses():
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_a_chapter_has_a_colab_badge_that_points_to_itself(path):
+def test_a_chapter_has_a_colab_badge_that_points_to_its_colab_edition(path):
     cells = json.loads(text_of(path))["cells"]
     first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    here = path.relative_to(ROOT).as_posix()
+    here = (path.parent / "colab" / path.name).relative_to(ROOT).as_posix()
     badge = "https://colab.research.google.com/assets/colab-badge.svg"
     target = f"https://colab.research.google.com/github/{SLUG}/blob/main/{here}"
     assert f"[![Open in Colab]({badge})]({target})" in first, "the badge belongs below the chapter's title"
@@ -175,5 +175,5 @@ def test_every_notebook_of_the_book_is_in_its_contents():
         for p in (ROOT / "book").rglob("*.ipynb")
         if not any(part.startswith((".", "_")) for part in p.parts)
     }
-    labs = {p for p in found if "labs" in p.parts or "studies" in p.parts}
-    assert found - labs == set(CHAPTERS)
+    others = {p for p in found if {"labs", "studies", "colab"} & set(p.parts)}
+    assert found - others == set(CHAPTERS)

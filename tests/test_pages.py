@@ -39,6 +39,14 @@ from pages import mend  # noqa: E402
             '<div id="pst-primary-sidebar" class="x">',
             '<div id="pst-primary-sidebar" role="navigation" aria-label="Book" class="x">',
         ),
+        (
+            '<a href="https://colab.research.google.com/github/a/b/blob/main/book/kl.ipynb">',
+            '<a href="https://colab.research.google.com/github/a/b/blob/main/book/colab/kl.ipynb">',
+        ),
+        (
+            '<a href="https://colab.research.google.com/github/a/b/blob/main/book/labs/lab1.ipynb">',
+            '<a href="https://colab.research.google.com/github/a/b/blob/main/book/labs/lab1.ipynb">',
+        ),
         ('<p class="untouched">f(x) < 3</p>', '<p class="untouched">f(x) < 3</p>'),
     ],
 )

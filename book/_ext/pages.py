@@ -24,6 +24,14 @@ CITATION_ROLE = re.compile(r'(<div class="citation"[^>]*) role="doc-biblioentry"
 WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 # The arrow that opens a part of the contents has no name of its own.
 ARROW = re.compile(r'<summary>(?=<span class="toctree-toggle")')
+# The theme's button for Colab leads to the chapter itself; its Colab edition (colab.py) is made for that.
+LAUNCH = re.compile(r'(href="https://colab\.research\.google\.com/github/[^"]*/blob/main/book/)([\w-]+\.ipynb")')
+# A description is what the page begins with; the badge is no part of it.
+BADGE_WORDS = re.compile(r'(<meta (?:name|property)="(?:og:)?description" content=")Open in Colab\s+')
+# The title of a solution is a link to its exercise, so that a click on it jumped away and opened nothing.
+SOLUTION_LINK = re.compile(
+    r'(<p class="admonition-title">Solution to)<a class="reference internal" href="[^"]*">([^<]*)</a>'
+)
 SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')
 
 
@@ -34,6 +42,8 @@ def mend(text: str, search_page: bool = False) -> str:
     # A corner above the names of rows, or above remarks, is no header of anything.
     text = HEAD.sub(lambda head: EMPTY_HEADER.sub(r"<td\1></td>", head[0]), text)
     text = WORD.sub(r"\1", text)
+    text = SOLUTION_LINK.sub(r"\1\2", BADGE_WORDS.sub(r"\1", text))
+    text = LAUNCH.sub(r"\1colab/\2", text)
     text = CITATION_ROLE.sub(r'\1 role="listitem"', text)
     text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
     return text if search_page else SEARCH_SCRIPTS.sub("", text)

@@ -64,7 +64,14 @@ def clean_page(app, pagename, templatename, context, doctree):
     context["script_files"] = [s for s in context["script_files"] if "thebe" not in _describe(s)]
     if "body" in context:
         badge = context["pathto"]("_static/colab-badge.svg", 1)
-        context["body"] = context["body"].replace(COLAB_BADGE, badge)
+        context["body"] = stay_here(context["body"].replace(COLAB_BADGE, badge), context["pathto"], app)
+
+
+def stay_here(body: str, pathto, app) -> str:
+    """A notebook that Colab opens, too, names other pages by their whole address; here they are near."""
+    base = re.escape(app.config.html_baseurl)
+    whole = re.compile(rf'<a class="reference external" href="{base}([\w/-]+)\.html')
+    return whole.sub(lambda found: f'<a class="reference internal" href="{pathto(found[1])}', body)
 
 
 def relink(text: str, warn) -> str:

@@ -59,7 +59,7 @@ function column(sign, [ratio, size, low, high, delta]) {
   const at = (x) => surrogate(x, sign * size, low, high, delta);
   const cuts = sign > 0 ? [[1 + high, right]] : [[0, Math.max(0, 1 - low)], ...(delta ? [[delta, right]] : [])];
   return make("div", { class: "ng-column" }, ...["objective", "gradient"].map((what) => {
-    const plot = axes(`${what}, A = ${sign > 0 ? "+" : "-"}${fixed(size, 1)}`, what === "gradient" ? "ratio" : "", ceiling, ticks, options);
+    const plot = axes(`${what}, A = ${fixed(size, 1) === "0.0" ? "" : sign > 0 ? "+" : "-"}${fixed(size, 1)}`, what === "gradient" ? "ratio" : "", ceiling, ticks, options);
     for (const [from, to] of cuts) shade(plot, from, to, floor, ceiling);
     curve(plot, (x) => sign * size * x, { stroke: "var(--ng-soft)", "stroke-dasharray": "5 4", "stroke-width": 1.4 });
     curve(plot, (x) => at(x)[what], { stroke: color });
@@ -85,7 +85,7 @@ function render({ model, el }) {
   return redraw(model, names, () => {
     const values = names.map((name) => model.get(name));
     words.textContent = readout(...values);
-    panels.replaceChildren(...(complaint(...values) ? [] : [column(1, values), column(-1, values)]));
+    present(panels, complaint(...values) ? [] : [column(1, values), column(-1, values)]);
   });
 }
 

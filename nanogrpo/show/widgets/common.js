@@ -26,7 +26,8 @@ html[data-theme="dark"] .ng, html[theme="dark"] .ng, body[data-jp-theme-light="f
 .ng caption { caption-side: top; padding: 0; color: inherit; white-space: nowrap; text-align: left; }
 .ng :focus-visible { outline: 2px solid var(--ng-line); outline-offset: 2px; }
 .ng-note { margin: 0.4rem 0; font-size: 0.9em; }
-.ng-readout { display: block; margin: 0.4rem 0; min-height: 3em; white-space: pre-line; }
+.ng-readout { display: block; margin: 0.4rem 0; min-height: 3em; white-space: pre-line; overflow-y: auto; }
+.ng-stale { opacity: 0.35; }
 `;
 
 function make(tag, attributes = {}, ...children) {
@@ -52,6 +53,20 @@ function put(model, name, value) {
   if (![value].flat().some(Number.isNaN)) model.save_changes();
 }
 
+// While a number is typed the read-out keeps its height, and scrolls if it must: nothing moves under the reader's eyes.
+function hold(input, typing) {
+  const words = input.closest(".ng")?.querySelector(".ng-readout");
+  if (!words) return;
+  const height = `${words.getBoundingClientRect().height}px`;
+  Object.assign(words.style, { minHeight: height, height: typing ? height : "" });
+}
+
+// What is drawn; for an input that has no drawing the last one stays, dimmed.
+function present(host, parts) {
+  host.classList.toggle("ng-stale", !parts.length);
+  if (parts.length) host.replaceChildren(...parts);
+}
+
 // An input of a number. An empty or half-typed one counts as NaN, and is left alone while the reader types.
 function field(attributes, write) {
   const input = make("input", { type: "number", ...attributes });
@@ -61,6 +76,7 @@ function field(attributes, write) {
     if (is !== shown) input.value = Number.isNaN(value) ? "" : Number(shown);
   };
   input.addEventListener("input", () => write(read()));
+  if (input.type === "number") for (const event of ["focus", "blur"]) input.addEventListener(event, () => hold(input, event === "focus"));
   return { input, follow };
 }
 
@@ -121,10 +137,13 @@ function cells(model, name, title, symbol, write) {
   return box;
 }
 
+// A tick without the rounding of floats (0.1 + 0.2) and without the sign of a zero, short enough for its place.
+const tickText = (x) => (Math.abs(x) < 1e4 ? String(Number(x.toPrecision(6)) || 0) : x.toExponential().replace("+", ""));
+
 // An empty plot, y from `bottom` to `top`; `at` maps data to the drawing, `heightOf` a place on the screen to y.
 function axes(title, xTitle, top, yTicks, options = {}) {
   const { x: [x0, x1] = [0, 1], xTicks = [0, 0.25, 0.5, 0.75, 1], bottom = 0, height = 230 } = options;
-  const [width, left, right, above, below] = [340, 44, 12, 30, xTitle ? 40 : 22];
+  const [width, left, right, above, below] = [340, 44, 16, 30, xTitle ? 40 : 22];
   const at = (x, y) => [
     left + ((x - x0) / (x1 - x0)) * (width - left - right),
     height - below - ((y - bottom) / (top - bottom)) * (height - above - below),
@@ -134,12 +153,16 @@ function axes(title, xTitle, top, yTicks, options = {}) {
     x1: from[0], y1: from[1], x2: to[0], y2: to[1], stroke: "currentColor", "stroke-opacity": opacity }));
   const text = (place, dx, dy, anchor, words) => root.append(make("text", {
     x: place[0] + dx, y: place[1] + dy, "text-anchor": anchor }, words));
-  for (const y of yTicks) {
-    line(at(x0, y), at(x1, y), y ? 0.18 : 0.7);
-    text(at(x0, y), -6, 4, "end", String(y));
+  const taken = []; // zero and the ends come first; a tick for which there is no room is left out
+  for (const y of yTicks.toSorted((a, b) => (b === 0) - (a === 0) || Math.abs(b) - Math.abs(a))) {
+    const place = at(x0, y);
+    if (taken.some((other) => Math.abs(other - place[1]) < 13)) continue;
+    taken.push(place[1]);
+    line(place, at(x1, y), y ? 0.18 : 0.7);
+    text(place, -6, 4, "end", tickText(y));
   }
   line(at(x0, bottom), at(x0, top), 0.7);
-  for (const x of xTicks) text(at(x, bottom), 0, 16, "middle", String(x));
+  for (const x of xTicks) text(at(x, bottom), 0, 16, "middle", tickText(x));
   text(at((x0 + x1) / 2, bottom), 0, 33, "middle", xTitle);
   text([left, 16], 0, 0, "start", title);
   const heightOf = (clientY) => {
@@ -181,7 +204,7 @@ function bars(plot, values, color, { grips = false, share = 0.7 } = {}) {
       x: x - width / 2, width, y: from, height, ...attributes }));
     rect(Math.min(y, zero), Math.abs(y - zero), { fill: color });
     if (!grips) return;
-    const style = "cursor: ns-resize; touch-action: none";
+    const style = "display: block; cursor: ns-resize; touch-action: none"; // touch-action is not for what is inline
     plot.root.append(make("circle", { cx: x, cy: y, r: 4, fill: "var(--ng-grip)", stroke: color, "stroke-width": 2 }));
     rect(y - 14, 28, { fill: "transparent", "data-bar": i, "data-grip": "", style });
   });

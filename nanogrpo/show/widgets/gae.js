@@ -95,10 +95,10 @@ function render({ model, el }) {
     const frame = { x: [0.4, r.length + 0.6], xTicks: r.map((_, i) => i + 1) };
     rewards.draw(frame);
     values.draw(frame);
-    if (complaint(r, v, gamma, lam)) return panels.replaceChildren();
+    if (complaint(r, v, gamma, lam)) return present(panels, []);
     const { advantages, returns } = gae(r, v, gamma, lam);
     const grpo = grpoAdvantage(sum(r), mean, std);
-    panels.replaceChildren(...[[advantages, "advantages: bars GAE, dashed GRPO", "var(--ng-line)", grpo], [returns, "returns, the critic's targets", "var(--ng-soft)", NaN]].map(([list, title, color, line]) => {
+    present(panels, [[advantages, "advantages: bars GAE, dashed GRPO", "var(--ng-line)", grpo], [returns, "returns, the critic's targets", "var(--ng-soft)", NaN]].map(([list, title, color, line]) => {
       const top = nice(Math.max(1, ...[...list, line].filter(Number.isFinite).map(Math.abs)));
       const plot = axes(title, "token", top, [-top, -top / 2, 0, top / 2, top], { ...frame, bottom: -top });
       bars(plot, list, color);

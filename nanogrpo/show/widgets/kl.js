@@ -100,7 +100,7 @@ function render({ model, el }) {
     const frame = { x: [0.4, 4.6], xTicks: [1, 2, 3, 4] };
     policy.draw(frame);
     reference.draw(frame);
-    if (complaint(p, q)) return panels.replaceChildren();
+    if (complaint(p, q)) return present(panels, []);
     const all = divergences(p, q);
     const largest = Math.max(0.05, ...Object.values(all.gradients).flat().filter(Number.isFinite).map(Math.abs));
     const top = nice(largest);
@@ -114,7 +114,7 @@ function render({ model, el }) {
       bars(plot, all.gradients[k], "var(--ng-other)");
       return plot.root;
     });
-    panels.replaceChildren(make("div", { class: "ng-column" }, table(all)), ...plots);
+    present(panels, [make("div", { class: "ng-column" }, table(all)), ...plots]);
   });
 }
 

@@ -93,7 +93,7 @@ function render({ model, el }) {
     const [lengths, maxLength] = [model.get("lengths"), model.get("max_length")];
     count.follow(String(lengths.length));
     words.textContent = readout(lengths, maxLength);
-    panels.replaceChildren(...(complaint(lengths, maxLength) ? [] : Object.keys(AGGREGATIONS).map((how) => rows(how, lengths, maxLength))));
+    present(panels, complaint(lengths, maxLength) ? [] : Object.keys(AGGREGATIONS).map((how) => rows(how, lengths, maxLength)));
   });
 }
 
