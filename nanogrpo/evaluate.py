@@ -11,6 +11,7 @@ from nanogrpo.model import GPT
 from nanogrpo.packed import generate
 from nanogrpo.rewards import Problem, RewardFunction, call_reward, check_rows
 from nanogrpo.rollout import draw_uniforms, token_logprobs
+from nanogrpo.together import check_vocabulary
 from nanogrpo.tokenizer import CharTokenizer
 
 
@@ -31,6 +32,7 @@ def sample_texts(
             :meth:`~nanogrpo.tokenizer.CharTokenizer.encode_prompts`.
         OptionError, BlockSizeError, NonFiniteError: as in :func:`nanogrpo.rollout.generate`.
     """
+    check_vocabulary(model, tokenizer)
     check_whole("group_size", group_size, 1)
     check_whole("max_new_tokens", max_new_tokens, 1)
     check_whole("seed", seed, -(2**63), 2**64 - 1)
@@ -102,6 +104,7 @@ def success_probability(
         BlockSizeError: a prompt with its answer does not fit the model.
         NonFiniteError: the model's log-probs are NaN or infinite.
     """
+    check_vocabulary(model, tokenizer)
     check_rows(problems)
     check_whole("batch_size", batch_size, 1)
     if "answer" not in problems[0]:

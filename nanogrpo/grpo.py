@@ -28,6 +28,7 @@ from nanogrpo.state import TrainState
 from nanogrpo.step import Batch, add_reference, collect, describe, update_all
 from nanogrpo.step import sample as sample  # part of this module, too
 from nanogrpo.surrogates import per_token
+from nanogrpo.together import check_config, check_reference, check_state, check_vocabulary
 from nanogrpo.tokenizer import CharTokenizer
 from nanogrpo.variants import VariantConfig
 
@@ -116,16 +117,20 @@ def train(
         state: to go on with a run that was saved; then hand in its ``reference`` as well.
 
     Raises:
+        OptionError: the arguments do not belong together, see :mod:`nanogrpo.together`.
         RowError, EmptyPromptError: the problems are no rows, see :func:`~nanogrpo.rewards.check_rows`.
         RewardError: the reward function returned the wrong number of values or one that is not finite.
         BlockSizeError: a prompt leaves no room for ``max_new_tokens``.
         NonFiniteError: a gradient, a weight or a logit is NaN or infinite; the message says whether the
             weights are as they were before that step.
     """
+    check_config(config, GRPOConfig)
+    check_vocabulary(model, tokenizer)
     if config.beta and reference is None:
         reference = copy.deepcopy(model).requires_grad_(False)
     check_rows(problems)
     state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
+    check_state(state, model)
     while state.step < config.max_steps:
         metrics, _ = step(model, tokenizer, problems, reward_fn, config, state, reference)
         yield metrics
@@ -141,6 +146,7 @@ def step(
     reference: GPT | None = None,
 ) -> tuple[dict[str, float], Batch]:
     """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
+    check_reference(reference, model)
     sampler = sampling_model(model, config, state)
     batch, sampled = collect(sampler, tokenizer, problems, reward_fn, config, state.generator)
     batch, mismatch = believe(batch, model, config)

@@ -3,9 +3,11 @@
 import os
 import sys
 from pathlib import Path
+from stat import S_ISREG
 
 from nanogrpo.errors import RunError, os_errors
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # nor wait for a pipe's other end
 PLACE = 1 << 20  # of the byte that is locked on Windows, where a locked byte cannot be read
 
 if sys.platform == "win32":
@@ -51,8 +53,9 @@ class Lock:
             return
         with os_errors(RunError, f"write {self.path}", "choose another --out"):
             while self._fd is None:
-                fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+                fd = os.open(self.path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
                 try:
+                    self._check_own(fd)
                     self._lock(fd)
                     if os.path.exists(self.path) and os.path.samestat(os.fstat(fd), os.stat(self.path)):
                         self._fd = fd  # and not a file that its holder has removed in this moment
@@ -70,6 +73,15 @@ class Lock:
             except BaseException:
                 self.release()
                 raise
+
+    def _check_own(self, fd: int) -> None:
+        """Raise RunError unless the file is a lock: somebody's text by that name would be written over."""
+        stat = os.fstat(fd)
+        if S_ISREG(stat.st_mode) and stat.st_nlink <= 1:
+            said = _read(fd)
+            if not said.strip("0123456789"):
+                return
+        raise RunError(f"{self.path} is no lock that a run has left; move it away, or choose another --out")
 
     def _lock(self, fd: int) -> None:
         try:

@@ -36,7 +36,7 @@ def minibatches(num_prompts: int, epochs: int, parts: int, seed: int, step: int)
     """
     if parts == 1:
         return [torch.arange(num_prompts)] * epochs
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)  # of which 32 bits are used
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)  # of which 32 bits are used
     orders = [torch.randperm(num_prompts, generator=generator) for _ in range(epochs)]
     return [part for order in orders for part in order.tensor_split(min(parts, num_prompts))]
 
@@ -54,7 +54,7 @@ def in_parts(rollout: Rollout, of_part: Callable[[Rollout], Tensor]) -> Tensor:
     groups = result.view(len(rollout.prompt_ids), rollout.group_size, -1)  # (P, G, T), the same memory
     for prompts in microbatches(rollout, torch.arange(len(groups), device=result.device)):
         part = rollout.pick(prompts)
-        numbers = of_part(part).where(part.completion_mask, 0.0)  # (b, t)
+        numbers = of_part(part).where(part.completion_mask, 0.0).to(groups)  # (b, t)
         groups[prompts, :, : numbers.shape[1]] = numbers.view(len(prompts), rollout.group_size, -1)
     return result
 

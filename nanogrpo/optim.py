@@ -5,13 +5,16 @@ own ``torch.optim.AdamW`` gives the same numbers; building it also imports PyTor
 that lasts seconds would have to wait for.
 """
 
+import math
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
-from nanogrpo.precision import check_trainable
+from nanogrpo.precision import check_gradients, check_trainable
 
 
 class AdamW:
@@ -32,7 +35,8 @@ class AdamW:
         weight_decay: :math:`\lambda`.
 
     Raises:
-        DTypeError: a parameter is narrower than float32; see :func:`nanogrpo.precision.check_trainable`.
+        DTypeError, DeviceError, OptionError: see :func:`nanogrpo.precision.check_trainable`; or a number is
+            negative or not finite, or a beta is not below 1.
     """
 
     def __init__(
@@ -45,6 +49,12 @@ class AdamW:
     ):
         self.params = list(params)
         check_trainable(self.params)
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise OptionError(f"betas={betas!r} must be two numbers")
+        for name, value in (("lr", lr), ("eps", eps), ("weight_decay", weight_decay)):
+            _check_number(name, value)
+        for beta in betas:
+            _check_number("betas", beta, below=1.0)
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.mean = [torch.zeros_like(p) for p in self.params]
         self.square = [torch.zeros_like(p) for p in self.params]
@@ -52,7 +62,12 @@ class AdamW:
         self.steps = 0
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Forget the gradients, since new ones are to be computed.
+
+        Raises:
+            OptionError: PyTorch is told to keep none.
+        """
+        check_gradients()
         for p in self.params:
             p.grad = None
 
@@ -62,7 +77,9 @@ class AdamW:
 
         Raises:
             NonFiniteError: a new weight would be NaN or infinite; all are as they were. ``where`` is named.
+            OptionError: ``lr`` was changed to a number that is negative or not finite.
         """
+        _check_number("lr", self.lr)
         self.steps += 1
         beta1, beta2 = self.betas
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
@@ -110,6 +127,13 @@ class AdamW:
         self.steps = int(state["steps"])
 
 
+def _check_number(name: str, value: Any, below: float = math.inf) -> None:
+    """Raise OptionError unless a number is at least 0, and below a bound."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < below:
+        stated = "a finite number, at least 0" if below == math.inf else f"at least 0 and below {below:g}"
+        raise OptionError(f"{name}={value!r} must be {stated}")
+
+
 def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None, where: str) -> float:
     r"""Scale all gradients together so that their length is at most ``max_norm``; return the length before.
 
@@ -120,7 +144,7 @@ def clip_grad_norm(params: Iterable[Tensor], max_norm: float | None, where: str)
         OptionError: ``max_norm`` is negative or NaN; scaled to it, the step would go uphill.
         NonFiniteError: the length is NaN or infinite; no weight has been changed by it. ``where`` is named.
     """
-    if max_norm is not None and not max_norm >= 0:
+    if max_norm is not None and (not isinstance(max_norm, Real) or not max_norm >= 0):
         raise OptionError(f"max_norm={max_norm} must be at least 0; 0 or None for no clipping")
     grads = [p.grad for p in params if p.grad is not None]
     if not grads:

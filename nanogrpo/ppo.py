@@ -30,6 +30,7 @@ from nanogrpo.rewards import Problem, RewardFunction, check_rows
 from nanogrpo.sampler import adapt_entropy, believe, sampling_model, weigh
 from nanogrpo.state import TrainState
 from nanogrpo.step import Batch, add_reference, collect, describe, update_all
+from nanogrpo.together import check_config, check_reference, check_state, check_vocabulary
 from nanogrpo.tokenizer import CharTokenizer
 from nanogrpo.variants import VariantConfig
 
@@ -117,13 +118,15 @@ def train(
             ``critic``, and its ``reference``, as well.
 
     Raises:
-        OptionError: ``critic``, ``state`` and ``config`` do not belong together.
+        OptionError: the arguments do not belong together, see :mod:`nanogrpo.together`.
         RowError, EmptyPromptError: the problems are no rows, see :func:`~nanogrpo.rewards.check_rows`.
         RewardError: the reward function returned the wrong number of values or one that is not finite.
         BlockSizeError: a prompt leaves no room for ``max_new_tokens``.
         NonFiniteError: a gradient, a weight or a logit is NaN or infinite; the message says whether the
             weights are as they were before that step.
     """
+    check_config(config, PPOConfig)
+    check_vocabulary(policy, tokenizer)
     if state is not None and (critic is None or not state.critic_optimizer):
         raise OptionError(
             "a state needs its critic, and one with a critic_optimizer: make both with new_critic and "
@@ -131,7 +134,7 @@ def train(
         )
     if config.beta and reference is None:
         reference = copy.deepcopy(policy).requires_grad_(False)
-    critic = critic or new_critic(policy, config.critic)
+    critic = new_critic(policy, config.critic) if critic is None else critic
     if isinstance(critic, GPT) != (config.critic == "separate"):
         raise OptionError(
             f"critic={config.critic!r}, but the critic handed in is a {type(critic).__name__}; "
@@ -139,6 +142,7 @@ def train(
         )
     check_rows(problems)
     state = state or start(policy, critic, config)
+    check_state(state, policy, critic)
     while state.step < config.max_steps:
         metrics, _ = step(policy, tokenizer, problems, reward_fn, config, state, critic, reference)
         yield metrics
@@ -155,6 +159,7 @@ def step(
     reference: GPT | None = None,
 ) -> tuple[dict[str, float], Batch]:
     """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
+    check_reference(reference, policy)
     warmup = state.step < config.value_warmup_steps
     sampler = sampling_model(policy, config, state)
     batch, sampled = collect(sampler, tokenizer, problems, reward_fn, config, state.generator)

@@ -8,11 +8,12 @@ What it leaves out, and why: a scaler of the loss and float32 copies of half wei
 them. The models here are small, so training keeps its weights in float32, and anything else is refused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from nanogrpo.errors import DTypeError
+from nanogrpo.errors import DeviceError, DTypeError, OptionError
 
 
 def widen(what: str, tensor: Tensor) -> Tensor:
@@ -31,11 +32,16 @@ def widen(what: str, tensor: Tensor) -> Tensor:
     return tensor if tensor.element_size() >= 4 else tensor.float()
 
 
-def check_trainable(params: Iterable[Tensor]) -> None:
-    """Raise DTypeError where a parameter is narrower than float32.
+def check_trainable(params: Sequence[Tensor]) -> None:
+    """Raise a typed error where these parameters cannot be trained, or would not.
 
     A step of Adam has the length of the learning rate. A bfloat16 weight of 0.1 can only move by 0.0005, so
     a step of 0.0001 is rounded away: the run would look alive, and learn nothing.
+
+    Raises:
+        DTypeError: one is narrower than float32, or they are of several types.
+        DeviceError: one is on the device ``meta``, which holds no numbers.
+        OptionError: there is none, or none has a gradient.
     """
     for p in params:
         if not p.is_floating_point() or p.element_size() < 4:
@@ -43,6 +49,24 @@ def check_trainable(params: Iterable[Tensor]) -> None:
                 f"a parameter is {p.dtype}: it would round small steps away. Train in float32, by "
                 "model.float(); a trained model can be converted to sample from it"
             )
+        if p.dtype != params[0].dtype:
+            raise DTypeError(
+                f"one parameter is {params[0].dtype}, another {p.dtype}; use model.float() or model.double()"
+            )
+        if p.is_meta:
+            raise DeviceError("a parameter is on the device meta, which holds no numbers; load the weights")
+    if not any(p.requires_grad for p in params):
+        raise OptionError(
+            f"none of {len(params)} parameters is to be trained; undo the freezing by requires_grad_(True)"
+        )
+
+
+def check_gradients() -> None:
+    """Raise OptionError where PyTorch is told to keep no gradients, so that nothing could be learned."""
+    if not torch.is_grad_enabled():
+        raise OptionError(
+            "gradients are off, by torch.no_grad, inference_mode or set_grad_enabled(False); train outside"
+        )
 
 
 def check_no_autocast(weight: Tensor) -> None:

@@ -12,11 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrpo.data import windows
-from nanogrpo.errors import BlockSizeError, DTypeError, ShapeError, UnknownCharacterError, check_outputs
+from nanogrpo.errors import (
+    BlockSizeError,
+    DTypeError,
+    NonFiniteError,
+    ShapeError,
+    UnknownCharacterError,
+    check_outputs,
+    check_whole,
+)
 from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
 from nanogrpo.options import Options, option
 from nanogrpo.precision import widen
+from nanogrpo.together import check_config
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ def train(model: GPT, ids: Tensor, config: PretrainConfig) -> Iterator[dict[str,
         NonFiniteError: a gradient, a weight or a logit is NaN or infinite; the message says whether the
             weights are as they were before that step.
     """
-    check_text(model, ids)
+    check_config(config, PretrainConfig)
+    ids = check_text(model, ids)
     device = model.head.weight.device
     optimizer = AdamW(model.parameters(), config.learning_rate, (0.9, 0.99), weight_decay=config.weight_decay)
     generator = torch.Generator().manual_seed(config.seed)
@@ -75,8 +85,11 @@ def evaluate(model: GPT, ids: Tensor, batch_size: int = 64) -> float:
 
     Raises:
         BlockSizeError, ShapeError, DTypeError, UnknownCharacterError: see :func:`check_text`.
+        OptionError: ``batch_size`` is no whole number above 0.
+        NonFiniteError: the loss is NaN or infinite, since the model's weights are broken.
     """
-    check_text(model, ids)
+    ids = check_text(model, ids)
+    check_whole("batch_size", batch_size, 1)
     T = model.config.block_size
     count = (len(ids) - 1) // T
     inputs, targets = ids[: count * T].view(count, T), ids[1 : count * T + 1].view(count, T)
@@ -84,17 +97,21 @@ def evaluate(model: GPT, ids: Tensor, batch_size: int = 64) -> float:
     for x, y in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
         logits = widen("logits", model(x.to(device))).flatten(0, 1)
         total += F.cross_entropy(logits, y.to(device).flatten(), reduction="sum").item()
+    if not math.isfinite(total):
+        raise NonFiniteError(f"the loss is {total}: the model's weights are broken, or its logits too large")
     return total / targets.numel()
 
 
-def check_text(model: GPT, ids: Tensor) -> None:
-    """Raise unless a text is ids ``(N,)`` that the model knows, long enough for a window and the next id.
+def check_text(model: GPT, ids: Tensor) -> Tensor:
+    """The ids ``(N,)`` of a text as int64, if the model knows them and there is a window and the next id.
 
     Raises:
         ShapeError, DTypeError: it has another shape, or is not of whole numbers.
         BlockSizeError: it is too short.
         UnknownCharacterError: an id is outside the vocabulary.
     """
+    if not isinstance(ids, Tensor):
+        raise DTypeError(f"the text's ids are of type {type(ids).__name__}; give a tensor, torch.tensor(...)")
     if ids.ndim != 1:
         raise ShapeError(f"the text has shape {tuple(ids.shape)}; give the ids of one text, (N,)")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
@@ -109,3 +126,4 @@ def check_text(model: GPT, ids: Tensor) -> None:
         raise UnknownCharacterError(
             f"the text has ids from {int(ids.min())} to {int(ids.max())}; need 0 to {V - 1}"
         )
+    return ids.long()

@@ -26,6 +26,8 @@ from nanogrpo.errors import (
     NonFiniteError,
     OptionError,
     PairError,
+    ShapeError,
+    TextError,
     check_choice,
     check_outputs,
     check_shape,
@@ -36,6 +38,7 @@ from nanogrpo.optim import clip_grad_norm
 from nanogrpo.options import Options, option
 from nanogrpo.precision import widen
 from nanogrpo.state import TrainState
+from nanogrpo.together import check_config, check_state, check_vocabulary
 from nanogrpo.tokenizer import CharTokenizer
 
 KIND = "reward model"  # in a checkpoint's header
@@ -146,7 +149,9 @@ class RewardModel(nn.Module):
     def __init__(self, policy: GPT, tokenizer: CharTokenizer, pool: str = "sum"):
         super().__init__()
         check_choice("pool", pool, POOLS)
-        self.tokenizer, self.gpt, self.pool = tokenizer, copy.deepcopy(policy), pool
+        check_vocabulary(policy, tokenizer)
+        self.tokenizer, self.pool = tokenizer, pool
+        self.gpt = copy.deepcopy(policy).requires_grad_(True)  # also of a policy that is frozen
         like = policy.head.weight
         self.gpt.head = nn.Linear(policy.config.n_embd, 1, bias=False, device=like.device, dtype=like.dtype)
         nn.init.zeros_(self.gpt.head.weight)
@@ -166,7 +171,12 @@ class RewardModel(nn.Module):
 
         Raises:
             BlockSizeError, UnknownCharacterError: a text cannot be read.
+            TextError, ShapeError: these are no lists of texts, or not of one length.
         """
+        if isinstance(prompts, str) or isinstance(completions, str):
+            raise TextError("prompts and completions are lists of texts; a text would be read by letters")
+        if len(prompts) != len(completions):
+            raise ShapeError(f"{len(prompts)} prompts for {len(completions)} completions; give one for each")
         encode, end, device = self.tokenizer.encode, self.tokenizer.eos_id, self.gpt.head.weight.device
         rows = [[*encode(p), *encode(c), end] for p, c in zip(prompts, completions, strict=True)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -186,7 +196,7 @@ class RewardModel(nn.Module):
         A text does not say whether it ended itself or was cut off, so each is read with an end after it.
         Scores are known up to a constant only: compare them, or differences of them.
         """
-        return self.read(prompts, completions).tolist() if len(completions) else []
+        return self.read(prompts, completions).tolist() if len(completions) or len(prompts) else []
 
 
 def save_reward_model(path: str | os.PathLike, model: RewardModel, **notes: str) -> None:
@@ -251,6 +261,7 @@ def train(
         NonFiniteError: a gradient, a weight or a score is NaN or infinite; the message says whether the
             weights are as they were before that step.
     """
+    check_config(config, RewardModelConfig)
     if isinstance(pairs, str) or not isinstance(pairs, Sequence) or not pairs:
         raise PairError(
             "the list of pairs is empty, or no list; a reward model needs at least one preference"
@@ -258,6 +269,7 @@ def train(
     if odd := [i for i, pair in enumerate(pairs) if not isinstance(pair, Preference)]:
         raise PairError(f"pair {odd[0]} is {pairs[odd[0]]!r}; make it a Preference(prompt, chosen, rejected)")
     state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
+    check_state(state, model)
     optimizer, N = state.optimizer, config.batch_size
     for step in range(state.step + 1, config.max_steps + 1):
         batch = [pairs[i] for i in _batch(len(pairs), step, config)]

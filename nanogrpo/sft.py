@@ -16,6 +16,7 @@ from nanogrpo.optim import clip_grad_norm
 from nanogrpo.options import Options, option
 from nanogrpo.rollout import completion_logits
 from nanogrpo.state import TrainState
+from nanogrpo.together import check_config, check_state, check_vocabulary
 from nanogrpo.tokenizer import CharTokenizer
 
 
@@ -48,14 +49,18 @@ def train(
     that was saved, hand in the ``state`` that was saved with it.
 
     Raises:
+        OptionError: the arguments do not belong together, see :mod:`nanogrpo.together`.
         RowError, EmptyPromptError: the examples are no list of pairs of texts, or a prompt is empty.
         BlockSizeError: an example does not fit the model.
         NonFiniteError: a gradient, a weight or a logit is NaN or infinite; the message says whether the
             weights are as they were before that step.
     """
+    check_config(config, SFTConfig)
+    check_vocabulary(model, tokenizer)
     check_examples(examples)
     device = model.head.weight.device
     state = state or TrainState.start(model.parameters(), config.learning_rate, config.seed)
+    check_state(state, model)
     optimizer = state.optimizer
     for step in range(state.step + 1, config.max_steps + 1):
         batch = torch.randint(len(examples), (config.batch_size,), generator=state.generator).tolist()

@@ -298,7 +298,9 @@ def describe(batch: Batch, config: StepConfig) -> dict[str, float]:
     the entropy of the policy, at no cost.
     """
     rollout, rewards = batch.rollout, batch.rewards
-    metrics = {"reward": rewards.mean().item(), "reward_std": rewards.std().item()}
+    metrics = {"reward": rewards.mean().item()}
+    if rewards.numel() > 1:  # a single one has no deviation
+        metrics["reward_std"] = rewards.std().item()
     if config.group_size > 1:  # else there are no groups to be without signal
         metrics["frac_reward_zero_std"] = batch.tied.float().mean().item()
     metrics |= {
@@ -317,6 +319,7 @@ def add_reference(batch: Batch, reference: GPT | None, config: StepConfig) -> tu
 
     Raises:
         OptionError: there is a price for KL and no reference.
+        NonFiniteError: the reference is broken.
     """
     if reference is None:
         if config.beta:
@@ -326,6 +329,10 @@ def add_reference(batch: Batch, reference: GPT | None, config: StepConfig) -> tu
         return batch, {}
     rollout, mask = batch.rollout, batch.rollout.completion_mask
     ref_logprobs = logprobs_under(reference, rollout, config.temperature)  # (B, T)
+    if not ref_logprobs.isfinite().all():
+        raise NonFiniteError(
+            "a log-prob of the reference is NaN or infinite, so its weights are broken; load it anew"
+        )
     batch = replace(batch, ref_logprobs=ref_logprobs)
     return batch, {"kl": (kl_k3(rollout.logprobs, ref_logprobs, mask).sum() / mask.sum()).item()}
 

@@ -69,8 +69,8 @@ def test_one_process_cannot_hold_it_twice(tmp_path, capsys):
     assert not capsys.readouterr().err, "a lock that was given back is not taken over"
 
 
-@pytest.mark.parametrize("content", ["", "none", "9" * 100, b"\xff\xfe".decode("latin-1")])
-def test_whatever_the_file_holds_it_can_be_locked(tmp_path, content):
+@pytest.mark.parametrize("content", ["", "9", "9" * 100])
+def test_whatever_a_killed_process_left_of_its_number_can_be_locked(tmp_path, content):
     (tmp_path / ".lock").write_text(content)
     lock = Lock(tmp_path / ".lock", "the run")
     lock.acquire()
@@ -128,3 +128,28 @@ def test_a_folder_without_locks_is_used_and_that_is_said(tmp_path, monkeypatch, 
     lock.acquire()
     assert "cannot be locked (Operation not supported); start it only once" in capsys.readouterr().err
     lock.release()
+
+
+@pytest.mark.parametrize("link", ["symlink", "dangling symlink", "hard link", "a file of the user's", "binary", "fifo"])
+def test_a_file_that_is_no_lock_is_neither_written_nor_removed(tmp_path, link):
+    thesis, path = tmp_path / "thesis.tex", tmp_path / "run" / ".lock"
+    path.parent.mkdir()
+    thesis.write_text("my thesis")
+    if link == "symlink":
+        path.symlink_to(thesis)
+    elif link == "dangling symlink":
+        path.symlink_to(tmp_path / "not there")
+    elif link == "hard link":
+        os.link(thesis, path)
+    elif link == "fifo":
+        os.mkfifo(path)
+    elif link == "binary":
+        path.write_bytes(b"\xff\xfe")
+    else:
+        path.write_text("my thesis")
+    with pytest.raises(RunError, match=r"\.lock"):
+        Lock(path, "the run").acquire()
+    assert os.path.lexists(path) and thesis.read_text() == "my thesis"
+    assert not (tmp_path / "not there").exists()
+    if link == "a file of the user's":
+        assert path.read_text() == "my thesis"
