@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo import advantages
-from nanogrpo.teach.checks.compare import agree, call, compare, number
+from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, compare, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -74,11 +74,13 @@ def check_bessel(implementation: Callable, draw: Draw) -> None:
         "The option is ignored: with correction=1 the standard deviation divides by G - 1 = "
         f"{r.shape[1] - 1}, not by G = {r.shape[1]}. Results will not compare with TRL's."
     )
-    plain, close = advantages.group_advantages(r), {"rtol": 5e-3, "atol": 5e-3}
-    if not torch.allclose(call(implementation, r), plain, **close):
+    plain, close = advantages.group_advantages(r), 5e-3
+    if not torch.allclose(call(implementation, r), plain, close, close):
         return  # wrong without the option as well: check_group_advantages says why
     right = advantages.group_advantages(r, correction=1)
-    compare("the advantage", call(implementation, r, correction=1), right, [(plain, ignored)], **close)
+    compare(
+        "the advantage", call(implementation, r, correction=1), right, [(plain, ignored)], None, close, close
+    )
 
 
 @register("advantages.group_advantages")
@@ -187,10 +189,8 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
         (values - right, "The sign is reversed: the critic's targets are advantages + values."),
         (other(nothing, decay=gamma), "Your targets are those of lambda = 1: take advantages + values."),
     ]
-    agree(
-        ("the advantage", "the critic's target"), implementation, advantages.gae,
-        (rewards, values, mask, gamma, lam), (mistakes, targets), mask, zero_at_padding=True,
-    )  # fmt: skip
+    names, arguments = ("the advantage", "the critic's target"), (rewards, values, mask, gamma, lam)
+    agree_in_parts(names, implementation, advantages.gae, arguments, (mistakes, targets), mask)
 
 
 def _gae(rewards, values, mask, gamma: float, decay: float, bootstrap: bool = False) -> Tensor:

@@ -47,45 +47,37 @@ def call(function: Callable, *arguments, **options):
 
 
 def agree(
-    what: str | tuple[str, ...],
+    what: str,
     implementation: Callable,
     reference: Callable,
     arguments: tuple,
-    mistakes: Mistakes | tuple[Mistakes, ...] = (),
+    mistakes: Mistakes = (),
     mask: Tensor | None = None,
     zero_at_padding: bool = False,
     trained: Iterable[int] = (),
     constants: Mapping[int, str] | None = None,
-    **tolerances: float,
-):
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> Tensor:
     """Call an implementation, and raise CheckFailed unless it agrees with the reference; what it returned.
 
     Args:
-        what: Its name in messages, or a name for each tensor of a tuple.
+        what: Its name in messages.
         implementation: Of a student.
         reference: Gives the right answer for the same arguments.
         arguments: Of both.
-        mistakes: As for :func:`compare`, for each tensor of a tuple.
+        mistakes: As for :func:`compare`.
         mask: Where to look; elsewhere anything may stand.
         zero_at_padding: Or zero, there.
         trained: Places of the arguments whose gradients are compared.
         constants: Places of arguments that must not get a gradient, and what to say of each.
-        tolerances: ``rtol`` and ``atol``.
+        rtol: Of the numbers.
+        atol: Of the numbers.
     """
-    got, right = call(implementation, *arguments), reference(*arguments)
-    if isinstance(what, tuple):
-        got = parts(got, what)
-        sets = mistakes or ((),) * len(what)
-        for i, (name, known) in enumerate(zip(what, sets, strict=True)):
-            more = partial(_guesses, implementation, reference, arguments, i)
-            compare(name, got[i], right[i], known, mask, more=more, **tolerances)
-            if zero_at_padding:
-                padding_is_zero(name, got[i], mask)
-        return got
-    got = number(what, got)
+    got, right = number(what, call(implementation, *arguments)), reference(*arguments)
     more = partial(_guesses, implementation, reference, arguments, None)
-    compare(what, got, right, mistakes, mask, more=more, **tolerances)
-    if zero_at_padding:
+    compare(what, got, right, mistakes, mask, rtol, atol, more)
+    if mask is not None and zero_at_padding:
         padding_is_zero(what, got, mask)
     weights = torch.linspace(0.5, 1.5, max(right.numel(), 1)).to(right).view(right.shape)
     if mask is not None and not zero_at_padding:
@@ -94,10 +86,30 @@ def agree(
     names = list(inspect.signature(reference).parameters)
     for i in trained:
         found, wanted = (gradient(what, x, arguments[i], weights) for x in (got, right))
-        compare(f"the gradient of {what} by `{names[i]}`", found, wanted, **tolerances)
+        compare(f"the gradient of {what} by `{names[i]}`", found, wanted, rtol=rtol, atol=atol)
     for i, why in (constants or {}).items():
         no_gradient(what, got, arguments[i], why)
     return got
+
+
+def agree_in_parts(
+    what: tuple[str, ...],
+    implementation: Callable,
+    reference: Callable,
+    arguments: tuple,
+    mistakes: tuple[Mistakes, ...],
+    mask: Tensor | None = None,
+) -> None:
+    """The same for a function that returns a tuple: ``what`` and ``mistakes`` have an entry for each tensor.
+
+    With a mask each of them is to be zero at padding.
+    """
+    got, right = parts(call(implementation, *arguments), what), reference(*arguments)
+    for i, (name, known) in enumerate(zip(what, mistakes, strict=True)):
+        more = partial(_guesses, implementation, reference, arguments, i)
+        compare(name, got[i], right[i], known, mask, more=more)
+        if mask is not None:
+            padding_is_zero(name, got[i], mask)
 
 
 def _guesses(
