@@ -160,6 +160,8 @@ lighthouse: tools
 
 lint: $(STAMP) tools
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --exclude '*.ipynb' .
+	$(BIN)/mypy
 	$(BIN)/codespell
 	@if [ -x node_modules/.bin/eslint ]; then node_modules/.bin/eslint nanogrpo book/_static; fi
 

@@ -8,7 +8,7 @@ that lasts seconds would have to wait for.
 import math
 from collections.abc import Iterable
 from numbers import Real
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -129,7 +129,7 @@ class AdamW:
 
 def _check_number(name: str, value: Any, below: float = math.inf) -> None:
     """Raise OptionError unless a number is at least 0, and below a bound."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < below:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= cast(float, value) < below:
         stated = "a finite number, at least 0" if below == math.inf else f"at least 0 and below {below:g}"
         raise OptionError(f"{name}={value!r} must be {stated}")
 

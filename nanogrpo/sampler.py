@@ -108,8 +108,8 @@ def weigh(
     if config.clip_cov_ratio or config.kl_cov_ratio:
         cov = covariance(rollout.logprobs, batch.advantages, mask)  # (B, T)
     if config.clip_cov_ratio:
-        bounds = (config.clip_cov_ratio, config.clip_cov_lb, config.clip_cov_ub)
-        weight = weight * clip_cov(cov, mask, state.generator, *bounds)
+        share, low, high = config.clip_cov_ratio, config.clip_cov_lb, config.clip_cov_ub
+        weight = weight * clip_cov(cov, mask, state.generator, share, low, high)
     if config.kl_cov_ratio:
         batch = replace(batch, careful=kl_cov(cov, mask, config.kl_cov_ratio))
     if (weight == 1).where(mask, True).all():

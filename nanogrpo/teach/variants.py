@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import torch
 
-from nanogrpo.teach import check
-from nanogrpo.teach.check import CheckFailed
+import nanogrpo.teach.check  # noqa: F401, it finds all checks
+from nanogrpo.teach.checks.registry import CHECKS, CheckFailed
 
 
-def _with_note(note: str, judge: Callable, adapted: Callable, seed: int | None) -> None:
+def _with_note(note: str, name: str, adapted: Callable, seed: int | None) -> None:
     try:
-        judge(adapted, seed=seed)
+        CHECKS[name].run(adapted, seed=seed)
     except CheckFailed as failed:
         raise CheckFailed(f"{failed} ({note})") from failed.__cause__
 
@@ -32,7 +32,7 @@ def check_bessel_advantages(implementation: Callable, seed: int | None = None) -
         return _scaled(implementation(rewards), (G / (G - 1)) ** 0.5)
 
     note = "This course divides by G - 1; the numbers shown are yours times sqrt(G / (G - 1))."
-    _with_note(note, check.check_group_advantages, as_in_the_book, seed)
+    _with_note(note, "check_group_advantages", as_in_the_book, seed)
 
 
 def check_sample_whiten(implementation: Callable, seed: int | None = None) -> None:
@@ -44,7 +44,7 @@ def check_sample_whiten(implementation: Callable, seed: int | None = None) -> No
         return _scaled(implementation(advantages, mask, eps * factor), factor)
 
     note = "This course divides by n - 1; the numbers shown are yours times sqrt(n / (n - 1))."
-    _with_note(note, check.check_whiten, as_in_the_book, seed)
+    _with_note(note, "check_whiten", as_in_the_book, seed)
 
 
 def _scaled(found, factor: float):
@@ -65,8 +65,8 @@ def check_token_mean_loss(implementation: Callable, seed: int | None = None) -> 
         return torch.stack(rows).mean() if all(isinstance(row, torch.Tensor) for row in rows) else rows[0]
 
     note = "The check called your function row by row: there the mean over tokens is the book's."
-    _with_note(note, check.check_grpo_loss, row_by_row, seed)
-    _with_note(note, check.check_kl_penalty, row_by_row, seed)
+    _with_note(note, "check_grpo_loss", row_by_row, seed)
+    _with_note(note, "check_kl_penalty", row_by_row, seed)
     generator = torch.Generator()
     generator.seed() if seed is None else generator.manual_seed(seed)
     logprobs, old, ref = (-torch.rand(3, 4, generator=generator) for _ in range(3))

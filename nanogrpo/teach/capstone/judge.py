@@ -102,7 +102,7 @@ class Witness:
             return
         total = per_token + BETA * torch.where(mask, kl, 0.0)
         loss = (torch.where(mask, total, 0.0).sum(1) / mask.sum(1)).mean()
-        self.wanted.append(torch.autograd.grad(loss, self.weights, retain_graph=True))
+        self.wanted.append([*torch.autograd.grad(loss, self.weights, retain_graph=True)])
 
 
 def _look(learn: Callable, pieces: tuple[Callable, ...], task: WordTask, seed: int) -> None:

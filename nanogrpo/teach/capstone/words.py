@@ -75,9 +75,11 @@ def weak_policy(task: WordTask, seed: int = 0) -> GPT:
 
 def config_of(task: WordTask, **options) -> GRPOConfig:
     """The capstone's settings: 30 steps of 16 groups of 16, two updates each."""
-    chosen = {"group_size": 16, "prompts_per_step": 16, "learning_rate": 1e-3, "max_steps": 30,
-              "num_iterations": 2, "beta": 0.02, "aggregation": "sequence_mean"}  # fmt: skip
-    return GRPOConfig(max_new_tokens=task.max_new_tokens, **chosen | options)
+    usual = GRPOConfig(
+        max_new_tokens=task.max_new_tokens, group_size=16, prompts_per_step=16, learning_rate=1e-3,
+        max_steps=30, num_iterations=2, beta=0.02, aggregation="sequence_mean",
+    )  # fmt: skip
+    return replace(usual, **options)
 
 
 def package_loss(logprobs: Tensor, old_logprobs: Tensor, A: Tensor, mask: Tensor, low, high) -> Tensor:

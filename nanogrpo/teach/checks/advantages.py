@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo import advantages
-from nanogrpo.teach.checks.compare import agree, call, compare, number
+from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, compare, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -57,11 +57,12 @@ def check_group_advantages(implementation: Callable, draw: Draw) -> None:
         (centered / (std**2 + 1e-4), "You divide by the variance: take its square root."),
         (-centered / std, "The sign is reversed: a reward above the mean has a positive advantage."),
     ]
-    right, close = advantages.group_advantages, {"rtol": 1e-3, "atol": 1e-3}
-    agree("the advantage", implementation, right, (r,), mistakes, alone=True, **close)
+    right, close = advantages.group_advantages, 1e-3
+    agree("the advantage", implementation, right, (r,), mistakes, alone=True, rtol=close, atol=close)
     some = _right_or_wrong(draw)
     quiet = "Groups count as tied although their rewards are 0 and 1: compare the largest and the smallest."
-    agree("the advantage", implementation, right, (some,), [(0 * some, quiet)], **close)
+    known = [(0 * some, quiet)]
+    agree("the advantage", implementation, right, (some,), known, rtol=close, atol=close)
 
 
 def _axis(what: str, P: int, G: int) -> str:
@@ -86,11 +87,13 @@ def check_bessel(implementation: Callable, draw: Draw) -> None:
         "The option is ignored: with correction=1 the standard deviation divides by G - 1 = "
         f"{r.shape[1] - 1}, not by G = {r.shape[1]}. Results will not compare with TRL's."
     )
-    plain, close = advantages.group_advantages(r), {"rtol": 5e-3, "atol": 5e-3}
-    if not torch.allclose(call(implementation, r), plain, **close):
+    plain, close = advantages.group_advantages(r), 5e-3
+    if not torch.allclose(call(implementation, r), plain, close, close):
         return  # wrong without the option as well: check_group_advantages says why
     right = advantages.group_advantages(r, correction=1)
-    compare("the advantage", call(implementation, r, correction=1), right, [(plain, ignored)], **close)
+    compare(
+        "the advantage", call(implementation, r, correction=1), right, [(plain, ignored)], None, close, close
+    )
 
 
 @register("advantages.group_advantages")
@@ -202,10 +205,8 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
         (values - right, "The sign is reversed: the critic's targets are advantages + values."),
         (other(nothing, decay=gamma), "Your targets are those of lambda = 1: take advantages + values."),
     ]
-    agree(
-        ("the advantage", "the critic's target"), implementation, advantages.gae,
-        (rewards, values, mask, gamma, lam), (mistakes, targets), mask, zero_at_padding=True, alone=True,
-    )  # fmt: skip
+    names, arguments = ("the advantage", "the critic's target"), (rewards, values, mask, gamma, lam)
+    agree_in_parts(names, implementation, advantages.gae, arguments, (mistakes, targets), mask, alone=True)
 
 
 def _gae(rewards, values, mask, gamma: float, decay: float, bootstrap: bool = False) -> Tensor:

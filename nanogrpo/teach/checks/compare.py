@@ -47,49 +47,39 @@ def call(function: Callable, *arguments, **options):
 
 
 def agree(
-    what: str | tuple[str, ...],
+    what: str,
     implementation: Callable,
     reference: Callable,
     arguments: tuple,
-    mistakes: Mistakes | tuple[Mistakes, ...] = (),
+    mistakes: Mistakes = (),
     mask: Tensor | None = None,
     zero_at_padding: bool = False,
     trained: Iterable[int] = (),
     constants: Mapping[int, str] | None = None,
     alone: bool = False,
-    **tolerances: float,
-):
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> Tensor:
     """Call an implementation, and raise CheckFailed unless it agrees with the reference; what it returned.
 
     Args:
-        what: Its name in messages, or a name for each tensor of a tuple.
+        what: Its name in messages.
         implementation: Of a student.
         reference: Gives the right answer for the same arguments.
         arguments: Of both.
-        mistakes: As for :func:`compare`, for each tensor of a tuple.
+        mistakes: As for :func:`compare`.
         mask: Where to look; elsewhere anything may stand.
         zero_at_padding: Or zero, there.
         trained: Places of the arguments whose gradients are compared.
         constants: Places of arguments that must not get a gradient, and what to say of each.
         alone: Look also at the first row alone, where an axis of length 1 is easily lost.
-        tolerances: ``rtol`` and ``atol``.
+        rtol: Of the numbers.
+        atol: Of the numbers.
     """
-    got, right = call(implementation, *arguments), reference(*arguments)
-    if isinstance(what, tuple):
-        got = parts(got, what)
-        sets = mistakes or ((),) * len(what)
-        for i, (name, known) in enumerate(zip(what, sets, strict=True)):
-            more = partial(_guesses, implementation, reference, arguments, i)
-            compare(name, got[i], right[i], known, mask, more=more, **tolerances)
-            if zero_at_padding:
-                padding_is_zero(name, got[i], mask)
-        if alone:
-            _first_row_agrees(what, implementation, reference, arguments, **tolerances)
-        return got
-    got = number(what, got)
+    got, right = number(what, call(implementation, *arguments)), reference(*arguments)
     more = partial(_guesses, implementation, reference, arguments, None)
-    compare(what, got, right, mistakes, mask, more=more, **tolerances)
-    if zero_at_padding:
+    compare(what, got, right, mistakes, mask, rtol, atol, more)
+    if mask is not None and zero_at_padding:
         padding_is_zero(what, got, mask)
     weights = torch.linspace(0.5, 1.5, max(right.numel(), 1)).to(right).view(right.shape)
     if mask is not None and not zero_at_padding:
@@ -98,16 +88,21 @@ def agree(
     names = list(inspect.signature(reference).parameters)
     for i in trained:
         found, wanted = (gradient(what, x, arguments[i], weights) for x in (got, right))
-        compare(f"the gradient of {what} by `{names[i]}`", found, wanted, **tolerances)
+        compare(f"the gradient of {what} by `{names[i]}`", found, wanted, rtol=rtol, atol=atol)
     for i, why in (constants or {}).items():
         no_gradient(what, got, arguments[i], why)
     if alone:
-        _first_row_agrees((what,), implementation, reference, arguments, **tolerances)
+        _first_row_agrees((what,), implementation, reference, arguments, rtol, atol)
     return got
 
 
 def _first_row_agrees(
-    names: tuple[str, ...], implementation: Callable, reference: Callable, arguments: tuple, **tolerances
+    names: tuple[str, ...],
+    implementation: Callable,
+    reference: Callable,
+    arguments: tuple,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
 ) -> None:
     """Raise CheckFailed unless the answer for the first row alone is right. It has no padding."""
     rows = next(len(a) for a in arguments if isinstance(a, Tensor) and a.ndim)
@@ -118,7 +113,31 @@ def _first_row_agrees(
     several = len(names) > 1
     got, right = (parts(got, names), right) if several else ((number(names[0], got),), (right,))
     for name, x, y in zip(names, got, right, strict=True):
-        compare(f"for one row alone {name}", x, y, **tolerances)
+        compare(f"for one row alone {name}", x, y, rtol=rtol, atol=atol)
+
+
+def agree_in_parts(
+    what: tuple[str, ...],
+    implementation: Callable,
+    reference: Callable,
+    arguments: tuple,
+    mistakes: tuple[Mistakes, ...],
+    mask: Tensor | None = None,
+    alone: bool = False,
+    atol: float = 1e-5,
+) -> None:
+    """The same for a function that returns a tuple: ``what`` and ``mistakes`` have an entry for each tensor.
+
+    With a mask each of them is to be zero at padding.
+    """
+    got, right = parts(call(implementation, *arguments), what), reference(*arguments)
+    for i, (name, known) in enumerate(zip(what, mistakes, strict=True)):
+        more = partial(_guesses, implementation, reference, arguments, i)
+        compare(name, got[i], right[i], known, mask, atol=atol, more=more)
+        if mask is not None:
+            padding_is_zero(name, got[i], mask)
+    if alone:
+        _first_row_agrees(what, implementation, reference, arguments, atol=atol)
 
 
 def _guesses(

@@ -114,8 +114,10 @@ def _relation(got: Tensor, right: Tensor, close: Callable[[Tensor], Tensor], mas
 
 def _usual(factor: float, right: Tensor) -> str:
     """Where a factor may come from."""
-    lengths = {n: f": is a sum taken for a mean, or a mean for a sum, over {n} places?" for n in right.shape}
-    known = lengths | {2: ": a half is missing, or it is there twice?", 100: ": a percentage?"}
+    known: dict[float, str] = {
+        n: f": is a sum taken for a mean, or a mean for a sum, over {n} places?" for n in right.shape
+    }
+    known |= {2: ": a half is missing, or it is there twice?", 100: ": a percentage?"}
     known |= {1.4427: ": are these bits? Nats are asked for, the natural logarithm.", 1.01: ""}
     for n, sentence in known.items():
         if any(abs(abs(factor) / x - 1) < 1e-3 for x in (n, 1 / n)):

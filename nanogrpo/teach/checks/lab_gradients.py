@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nanogrpo.teach.checks.compare import agree, call, gradient, no_gradient, number
+from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, gradient, no_gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -257,4 +257,4 @@ def check_mean_and_error(implementation: Callable, draw: Draw) -> None:
         ),
     ]
     names = ("the mean", "the standard error")
-    agree(names, implementation, _mean_and_error, (estimates,), (means, errors))
+    agree_in_parts(names, implementation, _mean_and_error, (estimates,), (means, errors))

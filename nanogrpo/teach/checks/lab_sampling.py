@@ -19,16 +19,18 @@ def _complete(
     model: GPT, prompt: Tensor, uniforms: Tensor, reads: Callable = lambda text, prompt: text, at: int = -1
 ) -> Tensor:
     """All tokens of a completion, ends ignored, ``(2, N)`` with their log-probs; or a mistake in the loop."""
-    text, tokens, logprobs = prompt, [], []
+    text, columns = prompt, []
     for u in uniforms:
         token, logprob = rollout.choose(model(reads(text, prompt)[None])[:, at], u[None])
         text = torch.cat([text, token])
-        tokens.append(token)
-        logprobs.append(logprob)
-    return torch.stack([torch.cat(tokens).to(uniforms), torch.cat(logprobs)])
+        columns.append(torch.stack([token.to(logprob), logprob]))
+    return torch.cat(columns, 1)
 
 
-def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[GPT, Tensor, Tensor, int, Tensor, int]:
+Arguments = tuple[GPT, Tensor, Tensor, int]  # model, prompt, uniforms, eos_id
+
+
+def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[Arguments, Tensor, int]:
     """A completion of a wanted length (above N: no end): what to call with, all its tokens, its length."""
     while True:
         eos = draw.integer(0, 5)
@@ -40,7 +42,7 @@ def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[GPT, Tenso
             loop = _complete(model, prompt, uniforms)
             length = 1 + int((loop[0] != eos).long().cumprod(0).sum())
             if wanted(length):
-                return model, prompt, uniforms, eos, loop, min(length, N)
+                return (model, prompt, uniforms, eos), loop, min(length, N)
 
 
 @register(rounds=2)
@@ -49,7 +51,7 @@ def check_complete(implementation: Callable, draw: Draw) -> None:
     """``f(model, prompt, uniforms, eos_id)``: ids of one completion, its end included, and log-probs."""
     N = draw.integer(5, 7)
     for wanted in (lambda n: 2 < n < N, lambda n: n > N, lambda n: n == 1):
-        *arguments, loop, end = _case(draw, N, wanted)
+        arguments, loop, end = _case(draw, N, wanted)
         names = ("the ids (n,) of the completion", "their log-probs (n,)")
         ids, logprobs = parts(call(implementation, *arguments), names)
         if ids.shape != logprobs.shape:
@@ -116,13 +118,12 @@ def _wrong_completions(
 
 
 def _greedy(model: GPT, prompt: Tensor, N: int) -> Tensor:
-    text, logprobs = prompt, []
+    text, columns = prompt, []
     for _ in range(N):
         best = torch.log_softmax(model(text[None])[0, -1:], -1).max(1)
         text = torch.cat([text, best.indices])
-        logprobs.append(best.values)
-    logprobs = torch.cat(logprobs)
-    return torch.stack([text[len(prompt) :].to(logprobs), logprobs])
+        columns.append(torch.stack([best.indices.to(best.values), best.values]))
+    return torch.cat(columns, 1)
 
 
 def _perplexity(logprobs: Tensor, mask: Tensor) -> Tensor:

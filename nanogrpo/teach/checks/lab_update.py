@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -133,32 +134,42 @@ def _flat(model: GPT) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+class Updates(NamedTuple):
+    """What the updates of one batch are made of, ``(B,)`` advantages among it."""
+
+    policy: GPT
+    reference: GPT
+    sampled: Rollout
+    advantages: Tensor
+    beta: float
+    lr: float
+    updates: int
+
+
 def _improved(
-    policy: GPT, reference: GPT, sampled: Rollout, A: Tensor, beta: float, lr: float, updates: int,
-    sign: int = 1, own: bool = False, clear: bool = True, how: str = "sequence_mean",
-) -> tuple[Tensor, list[float]]:  # fmt: skip
+    case: Updates, sign: int = 1, own: bool = False, clear: bool = True, how: str = "sequence_mean"
+) -> tuple[Tensor, list[float]]:
     """All weights after some updates, and the loss before each; or a mistake in the loop."""
-    model, totals, seen = copy.deepcopy(policy), None, []
+    model, sampled, seen = copy.deepcopy(case.policy), case.sampled, []
+    weights = list(model.parameters())
+    totals = [torch.zeros_like(p) for p in weights]
     batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
-    ref = token_logprobs(reference, *batch).detach()
-    for _ in range(updates):
+    ref, mask = token_logprobs(case.reference, *batch).detach(), sampled.completion_mask
+    for _ in range(case.updates):
         logprobs = token_logprobs(model, *batch)
         old = logprobs.detach() if own else sampled.logprobs
-        loss, _ = grpo_loss(logprobs, old, ref, A, sampled.completion_mask, beta=beta, aggregation=how)
-        grads = torch.autograd.grad(loss, list(model.parameters()))
-        totals = grads if clear or totals is None else [a + b for a, b in zip(totals, grads, strict=True)]
+        loss, _ = grpo_loss(logprobs, old, ref, case.advantages, mask, beta=case.beta, aggregation=how)
         seen.append(loss.item())
         with torch.no_grad():
-            for p, g in zip(model.parameters(), totals, strict=True):
-                p -= sign * lr * g
+            for p, total, grad in zip(weights, totals, torch.autograd.grad(loss, weights), strict=True):
+                total.mul_(0.0 if clear else 1.0).add_(grad)
+                p.sub_(sign * case.lr * total)
     return _flat(model), seen
 
 
-def _wrong_updates(
-    policy: GPT, reference: GPT, sampled: Rollout, A: Tensor, beta: float, lr: float, updates: int
-) -> Iterator[tuple[Tensor, str]]:
+def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
     """How far the usual mistakes move the weights; computed only where there is one."""
-    known, start = (policy, reference, sampled, A, beta, lr), _flat(policy)
+    start, updates, sampled, but = _flat(case.policy), case.updates, case.sampled, case._replace
     everywhere = replace(sampled, completion_mask=torch.ones_like(sampled.completion_mask))
     yield (
         torch.zeros_like(start),
@@ -178,44 +189,31 @@ def _wrong_updates(
         "handed on."
     )
     tokens = "This is the loss with the mean over tokens: take the paper's, aggregation='sequence_mean'."
-    for arguments, options, sentence in [
-        ((*known, 1), {}, f"The policy was updated once: {times}"),
-        ((*known, updates - 1), {}, f"The last gradient is never used, or one update is missing: {times}"),
-        *[((*known, n), {}, f"The policy was updated {n} times: {times}") for n in range(2, updates - 1)],
-        ((*known, updates + 1), {}, f"The policy was updated once too often: {times}"),
-        ((*known, 2 * updates), {}, f"The policy was updated twice as often: {times}"),
-        (
-            (*known, updates),
-            {"sign": -1},
-            "The loss goes up: you ascend. Call backward on the loss as it is.",
-        ),
-        ((*known, updates), {"clear": False}, cleared),
-        ((*known, updates), {"own": True}, own),
-        ((*known, updates), {"how": "token_mean"}, tokens),
-        ((*known[:4], 0.0, lr, updates), {}, pull),
-        ((policy, policy, *known[2:], updates), {}, pull),
-        ((*known[:3], -A, *known[4:], updates), {}, "The sign of the advantages is reversed."),
-        (
-            (*known[:3], A.flip(0), *known[4:], updates),
-            {},
-            "The advantages are in another order than the rows.",
-        ),
-        (
-            (*known[:2], everywhere, *known[3:], updates),
-            {},
-            "Padding counts as sampled tokens: hand on rollout.completion_mask.",
-        ),
-        *[
-            ((*known[:4], b, lr, updates), {}, f"beta is {b}, and not {beta:.2f}: hand it on.")
-            for b in (0.1, 1.0)
-        ],
-    ]:
-        yield _improved(*arguments, **options)[0] - start, sentence
+    order = "The advantages are in another order than the rows."
+    wrong: list[tuple[Updates, dict, str]] = [
+        (but(updates=1), {}, f"The policy was updated once: {times}"),
+        (but(updates=updates - 1), {}, f"The last gradient is never used, or one update is missing: {times}"),
+        *[(but(updates=n), {}, f"The policy was updated {n} times: {times}") for n in range(2, updates - 1)],
+        (but(updates=updates + 1), {}, f"The policy was updated once too often: {times}"),
+        (but(updates=2 * updates), {}, f"The policy was updated twice as often: {times}"),
+        (case, {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it is."),
+        (case, {"clear": False}, cleared),
+        (case, {"own": True}, own),
+        (case, {"how": "token_mean"}, tokens),
+        (but(beta=0.0), {}, pull),
+        (but(reference=case.policy), {}, pull),
+        (but(advantages=-case.advantages), {}, "The sign of the advantages is reversed."),
+        (but(advantages=case.advantages.flip(0)), {}, order),
+        (but(sampled=everywhere), {}, "Padding counts as sampled tokens: hand on rollout.completion_mask."),
+        *[(but(beta=b), {}, f"beta is {b}, and not {case.beta:.2f}: hand it on.") for b in (0.1, 1.0)],
+    ]
+    for changed, options, sentence in wrong:
+        yield _improved(changed, **options)[0] - start, sentence
 
 
-def _batch(draw: Draw) -> tuple[GPT, GPT, Rollout, Tensor, float]:
-    """A policy, a reference, groups that the policy sampled, advantages ``(B,)``, and a rate for three
-    updates that reach the clip and do not run away."""
+def _batch(draw: Draw, beta: float) -> Updates:
+    """A policy, a reference, groups that the policy sampled, advantages, and a rate at which three or four
+    updates reach the clip and do not run away."""
     policy, P, G, T = draw.model(6).double(), 3, 4, 5
     with torch.no_grad():
         policy.head.weight.mul_(0.3)  # varied samples
@@ -227,17 +225,17 @@ def _batch(draw: Draw) -> tuple[GPT, GPT, Rollout, Tensor, float]:
         pad_id=0, uniforms=rollouts.draw_uniforms(P * G, T, draw.generator, policy.head.weight),
     )  # fmt: skip
     if sampled.completion_mask.all():
-        return _batch(draw)  # nothing ended early, so padding would not be seen
-    A, lr, gap = draw.normal(P * G).double(), 0.5, torch.inf
-    moved = copy.deepcopy(policy)
+        return _batch(draw, beta)  # nothing ended early, so padding would not be seen
+    case = Updates(policy, reference, sampled, draw.normal(P * G).double(), beta, lr=0.5, updates=1)
+    moved, gap = copy.deepcopy(policy), torch.inf
     while gap > 0.8:
-        lr /= 2
-        weights = _improved(policy, reference, sampled, A, 0.0, lr, 1)[0]
+        case = case._replace(lr=case.lr / 2)
+        weights = _improved(case._replace(beta=0.0))[0]
         torch.nn.utils.vector_to_parameters(weights, moved.parameters())
         batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
         change = token_logprobs(moved, *batch).detach() - sampled.logprobs  # (B, T)
-        gap = change[sampled.completion_mask].abs().max()
-    return policy, reference, sampled, A, lr
+        gap = change[sampled.completion_mask].abs().max().item()
+    return case
 
 
 @register(rounds=2)
@@ -247,54 +245,51 @@ def check_improve(implementation: Callable, draw: Draw) -> None:
     The policy is trained in place, and its weights are compared with those that the updates should give. The
     second time it goes so fast that the loss rises on the way.
     """
-    *known, lr = _batch(draw)
     beta = draw.uniform(0.3, 0.6, 1).item()
-    _check_updates(implementation, *known, beta, lr, draw.integer(3, 4))
-    fast = _rising(known, beta, lr)
+    case = _batch(draw, beta)
+    _check_updates(implementation, case._replace(updates=draw.integer(3, 4)))
+    fast = _rising(case)
     while fast is None:
-        *known, lr = _batch(draw)
-        fast = _rising(known, beta, lr)
-    _check_updates(implementation, *known, beta, fast, 4)
+        fast = _rising(_batch(draw, beta))
+    _check_updates(implementation, fast)
 
 
-def _rising(known: list, beta: float, lr: float) -> float | None:
-    """The first of some growing rates at which the loss rises on the way; none where the weights run away,
-    since two right orders of summation then end far apart."""
-    start = _flat(known[0])
-    for _ in range(24):
-        weights, losses = _improved(*known, beta, lr, 4)
+def _rising(case: Updates) -> Updates | None:
+    """Four updates at the first of some growing rates at which the loss rises on the way; none where the
+    weights run away, since two right orders of summation then end far apart."""
+    start = _flat(case.policy)
+    for rate in range(24):
+        case = case._replace(updates=4, lr=case.lr * 1.25 if rate else case.lr)
+        weights, losses = _improved(case)
         if not (weights - start).abs().max() < 5:
             return None
         if (torch.tensor(losses).diff() > 0).any():
-            return lr
-        lr *= 1.25
+            return case
     return None
 
 
-def _check_updates(
-    implementation: Callable, policy: GPT, reference: GPT, sampled: Rollout, A: Tensor, beta, lr, updates
-) -> None:
-    known = (policy, reference, sampled, A, beta, lr, updates)
-    (right, losses), start = _improved(*known), _flat(policy)
+def _check_updates(implementation: Callable, case: Updates) -> None:
+    policy, reference, sampled, *others, lr, updates = case
+    (right, seen), start = _improved(case), _flat(policy)
     student, frozen, kept = copy.deepcopy(policy), copy.deepcopy(reference), copy.deepcopy(sampled)
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
     try:
-        got = call(implementation, student, frozen, optimizer, sampled, A, beta, updates)
+        got = call(implementation, student, frozen, optimizer, sampled, *others, updates)
     except CheckFailed as failed:
         named = [sentence for error, sentence in AUTOGRAD.items() if error in str(failed)]
         raise CheckFailed(named[0]) if named else failed from None
     moved = [(_flat(student) - _flat(reference), "The reference follows the policy: it stays as it is.")]
     compare("the change of a weight of the reference", _flat(frozen) - _flat(reference), 0 * start, moved)
     change = _flat(student) - start
-    compare("the change of a weight of the policy", change, right - start, _wrong_updates(*known))
+    compare("the change of a weight of the policy", change, right - start, _wrong_updates(case))
     if len(steps) != updates:
         raise CheckFailed(
             f"The weights are right, but optimizer.step() was called {len(steps)} times in {updates} "
             "updates. Let the optimizer that is handed over take the steps."
         )
     _same_rollout(sampled, kept)
-    losses = torch.tensor(losses)
+    losses = torch.tensor(seen)
     mistakes = [
         (losses[-1:], "Return the losses of all updates, not of the last one."),
         (losses[-1], "Return the losses of all updates, not of the last one."),

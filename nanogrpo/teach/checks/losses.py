@@ -177,13 +177,12 @@ def check_penalty(implementation: Callable, batch: tuple, beta: float, how: str)
     def penalty(logprobs, old_logprobs, ref_logprobs, advantages, mask):
         return beta * losses.aggregate(losses.kl_k3(logprobs, ref_logprobs, mask), mask, how)
 
-    known = _penalties(*batch, beta, how)
+    known = _penalties(batch, beta, how)
     agree("what beta adds to the loss", added, penalty, batch, known, trained=(0,))
 
 
-def _penalties(
-    logprobs: Tensor, old: Tensor, ref: Tensor, A: Tensor, mask: Tensor, beta: float, how: str
-) -> Mistakes:
+def _penalties(batch: tuple, beta: float, how: str) -> Mistakes:
+    logprobs, old, ref, _, mask = batch
     aggregate = partial(losses.aggregate, how=how)
     delta, unmasked = ref - logprobs, losses.kl_k3(logprobs, ref)
     k3, lengths = torch.where(mask, unmasked, 0.0), mask.sum(1)

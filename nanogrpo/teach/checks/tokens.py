@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo import rollout
-from nanogrpo.teach.checks.compare import agree, call, compare, gradient, number, parts
+from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, compare, gradient, number, parts
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -170,7 +170,7 @@ def check_choose(implementation: Callable, draw: Draw) -> None:
     ]
     compare(names[1], logprobs, rollout.logprobs_of(logits, tokens, temperature), mistakes, atol=1e-4)
     first = (logits[:1], uniforms[:1], temperature)
-    agree(names, implementation, rollout.choose, first, atol=1e-4)
+    agree_in_parts(names, implementation, rollout.choose, first, ((), ()), atol=1e-4)
     _at_one(implementation, draw, temperature)
     _near_one(implementation, draw, temperature)
 
@@ -236,17 +236,19 @@ def _at_one(implementation: Callable, draw: Draw, temperature: float) -> None:
     """A number of 1 gives the last token, also where the sum of the probabilities misses 1 by a rounding."""
     logits, ones = draw.uniform(-1, 1, 400, draw.integer(7, 12)), torch.ones(400)
     last = logits.shape[1] - 1
+    seen, cause = "", None
     try:
         tokens = number("the token", call(implementation, logits, ones, temperature)[0])
+        if bool((tokens == last).all()):
+            return
+        seen = f", token {int(tokens[tokens != last][0])}"
     except CheckFailed as failed:
-        tokens = failed
-    if not isinstance(tokens, Tensor) or not bool((tokens == last).all()):
-        worst = "" if isinstance(tokens, CheckFailed) else f", token {int(tokens[tokens != last][0])}"
-        raise CheckFailed(
-            f"At u = 1 the last token, {last}, is expected{worst}: the last sum of cumsum may miss 1 by a "
-            "rounding, and then no sum reaches u. Compare with u times the last sum, or limit the ids to "
-            f"{last}."
-        ) from (tokens if isinstance(tokens, CheckFailed) else None)
+        cause = failed
+    raise CheckFailed(
+        f"At u = 1 the last token, {last}, is expected{seen}: the last sum of cumsum may miss 1 by a "
+        "rounding, and then no sum reaches u. Compare with u times the last sum, or limit the ids to "
+        f"{last}."
+    ) from cause
 
 
 def _near_one(implementation: Callable, draw: Draw, temperature: float) -> None:
@@ -353,7 +355,7 @@ def check_generate(implementation: Callable, draw: Draw) -> None:
             "The EOS is left out of the mask: it was sampled, it has a log-prob, and without it in the mask "
             "the decision to stop is never trained.",
         ),
-        (torch.full_like(right.lengths, right.lengths.max()), "Tokens after the EOS are in the mask."),
+        (right.lengths.max().expand_as(right.lengths), "Tokens after the EOS are in the mask."),
         (right.lengths + ended, "The mask goes one token beyond the EOS."),
     ]
     compare("the number of sampled tokens", got.completion_mask.sum(1), right.lengths, mistakes)

@@ -214,7 +214,8 @@ def check_values_of(implementation: Callable, draw: Draw) -> None:
     policy, V, T = draw.model(6), 6, 4
     judge = critic.new_critic(policy, "separate")
     with torch.no_grad():
-        judge.head.weight.copy_(draw.normal(*judge.head.weight.shape))
+        head = judge.get_parameter("head.weight")
+        head.copy_(draw.normal(*head.shape))
     lens = torch.tensor([3, 2])
     sampled = rollout.generate(
         policy, draw.integers(2, V - 1, 2, 3), lens, group_size=2, max_new_tokens=T, eos_id=V, pad_id=0,

@@ -22,6 +22,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -42,6 +43,8 @@ ATTRIBUTES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
 BETWEEN = ("inspect.py", "traceback.py", "threading.py", "thread.py", "library.py")
 MISSING = object()
 
+Place = types.ModuleType | type
+
 
 class Snapshot:
     """The modules, classes and functions that a graded cell may rely on, as they are now.
@@ -52,9 +55,9 @@ class Snapshot:
 
     def __init__(self, near: bool = False):
         self.modules = {name: m for name, m in sys.modules.items() if m is not None and _is_kept(name, near)}
-        self.places: list[tuple[object, dict, frozenset]] = []  # a module or a class, what it held, all names
+        self.places: list[tuple[Place, dict, frozenset]] = []  # a module or a class, what it held, all names
         self.functions: list[tuple[types.FunctionType, tuple, dict]] = []
-        self.contents: list[tuple[object, object]] = []
+        self.contents: list[tuple[dict | list | set, Any]] = []  # now, and as it was
         seen: set[int] = set()
         for name, module in self.modules.items():
             own = name.split(".")[0] == "nanogrpo"
@@ -130,7 +133,7 @@ def _flat(container) -> Iterator[object]:
     return iter([*container, *container.values()] if isinstance(container, dict) else list(container))
 
 
-def _put_back(place: object, kept: dict, names: frozenset) -> list[str]:
+def _put_back(place: Place, kept: dict, names: frozenset) -> list[str]:
     changed, now = [], vars(place)
     for name, value in kept.items():
         if now.get(name, MISSING) is not value:
@@ -145,7 +148,7 @@ def _put_back(place: object, kept: dict, names: frozenset) -> list[str]:
     return [f"{place.__name__}.{name}" for name in changed]
 
 
-def _hides(place: object, name: str) -> bool:
+def _hides(place: Place, name: str) -> bool:
     """Whether a name that is new here is found before the one that was meant."""
     if isinstance(place, type):
         return any(name in vars(base) for base in place.__mro__[1:])
@@ -172,7 +175,8 @@ def forbid(is_students: Callable[[str], bool]) -> None:
     Args:
         is_students: Whether a file's name, as a code object has it, is that of a student's cell.
     """
-    look, inside = sys._getframe, []
+    look: Callable[[int], types.FrameType | None] = sys._getframe
+    inside: list[str] = []
 
     def students_turn(depth: int) -> bool:
         frame = look(depth)

@@ -157,6 +157,7 @@ def _once(pieces, imports, skip, results, options) -> tuple[int, str] | None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    assert process.stdin  # a pipe
     try:
         process.stdin.write(json.dumps(job).encode())
         process.stdin.close()

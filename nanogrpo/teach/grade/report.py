@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanogrpo.teach.grade.process import Graded, Step
+from nanogrpo.teach.grade.process import Graded
 
 # A notebook in the archive that Canvas makes: name, perhaps LATE, id of the user, of the file.
 CANVAS = re.compile(r"^(?P<student>[^_]+)_(?:LATE_)?(?P<id>\d+)_\d+_")
@@ -27,7 +27,7 @@ def table(graded: Sequence[Graded]) -> str:
     """A line for each submission, then what its failed steps said and what is worth a look."""
     lines = []
     for one in graded:
-        if one.error:
+        if one.lab is None:
             lines.append(f"{one.path.name}: not graded. {one.error}")
             continue
         by_hand = f", {one.lab.by_hand:g} more by hand" if one.lab.by_hand else ""
@@ -84,9 +84,9 @@ def write_gradescope(one: Graded, path: Path) -> None:
     What a graded cell tagged ``after-due`` says would help to guess: students see it when the time is up.
     """
 
-    def tags(step: Step) -> list[str]:
-        return one.lab.tests[step.name].metadata.get("tags", [])
-
+    tagged = {
+        name: cell.metadata.get("tags", []) for name, cell in (one.lab.tests if one.lab else {}).items()
+    }
     tests = [
         {
             "name": step.name.removesuffix("-tests"),
@@ -94,11 +94,13 @@ def write_gradescope(one: Graded, path: Path) -> None:
             "max_score": step.most,
             "status": "passed" if step.points else "failed",
             "output": step.said or "Passed.",
-            "visibility": "after_due_date" if "after-due" in tags(step) else "visible",
+            "visibility": "after_due_date" if "after-due" in tagged[step.name] else "visible",
         }
         for step in one.steps
     ]
-    told = one.error or f"{one.points:g} of {one.most:g} points by tests; {one.lab.by_hand:g} more by hand."
+    told = one.error
+    if one.lab:
+        told = f"{one.points:g} of {one.most:g} points by tests; {one.lab.by_hand:g} more by hand."
     text = json.dumps({"score": one.points, "output": told, "tests": tests}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text + "\n", encoding="utf-8")

@@ -71,6 +71,6 @@ def guarded(value, restore: Callable[[], object], spoiled: bool = False, watch: 
         return result
 
     if inspect.isfunction(value):
-        function.__signature__ = inspect.signature(value)
+        function.__dict__["__signature__"] = inspect.signature(value)
     del function.__wrapped__
     return function

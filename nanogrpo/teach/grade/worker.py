@@ -140,7 +140,8 @@ class Run:
     def graded(self, source: str, given: list[str], watched: bool) -> tuple[str, str]:
         """Run a graded cell: what went wrong, or nothing; and what is worth a look."""
         self.guard.calm()
-        changed, called = self.all.restore(), set()
+        changed = self.all.restore()
+        called: set[str] = set()
         watch = caller_watch(called, self.package) if watched else None
         turns = [False, True]  # an honest run, and one with spoiled answers, in an order that nobody knows
         random.SystemRandom().shuffle(turns)
