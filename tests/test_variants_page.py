@@ -1,0 +1,106 @@
+"""The page on variants says what the code does: its tables are those that are computed, row by row."""
+
+import re
+
+import pytest
+import variant_tables as tables
+
+from nanogrpo import offpolicy, selection, surrogates
+from nanogrpo.variants import VARIANTS
+
+TEXT = tables.PAGE.read_text(encoding="utf-8")
+PARTS = tables.parts(TEXT)
+
+
+def rows(name):
+    """The rows of a table of the page, by their first cell, without the head."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in PARTS[name].splitlines()[2:]]
+    return {line[0].strip("`"): line[1:] for line in lines}
+
+
+def numbers(cells):
+    return [float(x) for cell in cells for x in cell.split(",")]
+
+
+def close(found, shown):
+    """To the last digit shown, and one more: another processor rounds otherwise."""
+    assert len(found) == len(shown)
+    assert all(abs(a - b) < 0.011 for a, b in zip(found, shown, strict=True)), (found, shown)
+
+
+def test_every_variant_has_a_row_in_the_dictionary_and_in_the_table_of_effects():
+    assert set(tables.DICTIONARY) == set(VARIANTS) == set(rows("names")) == set(rows("effects"))
+    assert set(rows("corrections")) == set(tables.CORRECTIONS)
+    assert set(PARTS) == set(tables.TABLES)
+
+
+@pytest.mark.parametrize("name", ["names", "defaults"])
+def test_names_and_defaults_are_those_of_the_code_and_of_the_frameworks(name):
+    assert PARTS[name] == tables.TABLES[name](), "run python tests/variant_tables.py"
+
+
+def test_only_what_no_framework_has_is_not_compared():
+    alone = {name for name, cells in rows("names").items() if cells[-1] == "not compared"}
+    assert alone == {n for n, (_, trl, verl, _) in tables.DICTIONARY.items() if trl == verl == "none"}
+
+
+def check_effect(name):
+    on, off = tables.exact(name), tables.exact(name, 0.15)
+    found = [on.cosine, on.noise, on.entropy, on.tokens, off.cosine, off.noise]
+    close(found, numbers(rows("effects")[name]))
+
+
+def check_correction(name, columns=slice(None)):
+    found = [tables.corrected(name, shake) for shake in tables.SHAKES[columns]]
+    shown = numbers(rows("corrections")[name][columns])
+    close([x for e in found for x in (tables.bias(e), e.noise * e.length)], shown)
+
+
+def test_an_effect_is_what_is_computed():
+    check_effect("gspo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "gspo"])
+def test_every_effect_is_what_is_computed(name):
+    check_effect(name)
+
+
+def test_a_correction_is_what_is_computed():
+    check_correction("MIS, sequence, at most 3", slice(2, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tables.CORRECTIONS)
+def test_every_correction_is_what_is_computed(name):
+    check_correction(name)
+
+
+def test_what_the_prose_reads_off_the_tables_stands_in_them():
+    effect = {name: numbers(cells) for name, cells in rows("effects").items()}
+    for same in (("dapo", "cispo", "vespo", "dppo_tv", "dppo_kl", "dual_clip", "kl_cov"),
+                 ("grpo", "gspo", "sapo", "gmpo")):  # fmt: skip
+        assert len({tuple(effect[name][:4]) for name in same}) == 1, same
+    assert [name for name in effect if effect[name][2] > 0] == ["clip_cov"], "all others cost entropy"
+    assert effect["clip_cov"][0] < 0 and effect["top_entropy"][2] > effect["dapo"][2]
+    made = {name: numbers(cells) for name, cells in rows("corrections").items()}
+    biases = {name: values[0::2] for name, values in made.items()}
+    noises = {name: values[1::2] for name, values in made.items()}
+    assert biases["sequence, no bound"] == [0, 0, 0] and min(biases["none"]) > 0.1
+    assert noises["sequence, no bound"] == sorted(noises["sequence, no bound"])
+    far = {name: (biases[name][-1], noises[name][-1]) for name in made}
+    cut, masked = far["TIS, sequence, at most 2"], far["MIS, sequence, at most 3"]
+    assert masked[0] > cut[0] > 0 and masked[1] < cut[1] < far["sequence, no bound"][1]
+    assert biases["none"][-1] - biases["TIS, token, at most 2"][-1] < 0.05
+    assert far["IcePop, 0.5 to 2"][0] > far["none"][0] < far["in the ratio, clip 0.2"][0]
+
+
+def test_the_paper_of_a_surrogate_is_the_one_of_its_docstring():
+    functions = {"sapo": surrogates.sapo_surrogate, "gmpo": surrogates.gmpo_surrogate}
+    functions |= {"vespo": surrogates.vespo_surrogate, "dppo_tv": surrogates.dppo_surrogate}
+    functions |= {"opsm": offpolicy.off_policy_mask, "top_entropy": selection.top_entropy}
+    functions |= {"clip_cov": selection.clip_cov, "adaptive_entropy": selection.next_entropy_coef}
+    for name, function in functions.items():
+        assert re.findall(r"arXiv (\d{4}\.\d{5})", function.__doc__ or "")[0] == tables.DICTIONARY[name][0], (
+            name
+        )

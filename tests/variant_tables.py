@@ -1,0 +1,213 @@
+"""Write the tables of the page on variants: names, what is equal, what is on by default, what each does.
+
+``python tests/variant_tables.py`` writes them into ``book/variants.md``, between the comments that name them.
+A test holds the page to what is written here, so no number of the page is typed by hand.
+"""
+
+import json
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "parity")]
+from cases import CASES  # noqa: E402
+from draw import GOLDEN  # noqa: E402
+
+from nanogrpo.grpo import GRPOConfig  # noqa: E402
+from nanogrpo.model import GPT, GPTConfig  # noqa: E402
+from nanogrpo.teach.exact import Microscope  # noqa: E402
+from nanogrpo.teach.variants_exact import Effect, effect  # noqa: E402
+from nanogrpo.variants import VARIANTS  # noqa: E402
+
+PAGE = Path(__file__).parents[1] / "book" / "variants.md"
+PROMPT, T, GROUP = [2], 3, 3
+
+# Name: paper, options of TRL 1.16.0, of verl 0.9.1, and how the cases of tests/parity begin that compare it.
+DICTIONARY = {
+    "grpo": ("2402.03300", "`loss_type=\"grpo\"`", "`loss_agg_mode=\"seq-mean-token-mean\"`", "trl: grpo, token"),
+    "dapo": ("2503.14476", "`loss_type=\"dapo\"`, `epsilon_high=0.28`", "`clip_ratio_high=0.28`", "trl: dapo, token"),
+    "dr_grpo": ("2503.20783", "`loss_type=\"dr_grpo\"`, `scale_rewards=\"none\"`",
+                "`\"seq-mean-token-sum-norm\"`, `norm_adv_by_std_in_grpo=False`", "trl: dr_grpo, token"),
+    "rloo": ("2402.14740", "another trainer", "`adv_estimator=\"rloo\"`", "verl: advantages: rloo"),
+    "reinforce_pp": ("2501.03262", "none", "`\"reinforce_plus_plus\"`", "verl: advantages: reinforce_plus_plus"),
+    "reinforce_pp_baseline": ("2501.03262", "none", "`\"reinforce_plus_plus_baseline\"`",
+                              "verl: advantages: reinforce_plus_plus_baseline"),
+    "opo": ("2505.23585", "none", "`adv_estimator=\"opo\"`", "verl: advantages: opo"),
+    "maxrl": ("2602.02710", "none", "none", ""),
+    "gspo": ("2507.18071", "`importance_sampling_level=\"sequence\"`, `loss_type=\"grpo\"`",
+             "`loss_mode=\"gspo\"`", "trl: grpo, sequence"),
+    "luspo": ("2602.05261", "`loss_type=\"luspo\"`, `\"sequence\"`", "none", "trl: luspo, sequence"),
+    "cispo": ("2506.13585", "`loss_type=\"cispo\"`; `epsilon_high` is the bound itself, 5.0",
+              "`loss_mode=\"cispo\"`", "trl: cispo"),
+    "sapo": ("2511.20347", "`loss_type=\"sapo\"`", "`loss_mode=\"sapo\"`, `tau_pos`, `tau_neg`", "trl: sapo"),
+    "gmpo": ("2507.20673", "`trl.experimental.gmpo`", "`loss_mode=\"geo_mean\"`", "trl: gmpo"),
+    "vespo": ("2602.10693", "`loss_type=\"vespo\"`", "none", "trl: vespo"),
+    "dppo_tv": ("2602.04879", "none", "`loss_mode=\"dppo_tv\"`", "verl: dppo_tv"),
+    "dppo_kl": ("2602.04879", "none", "`loss_mode=\"dppo_kl\"`", "verl: dppo_kl"),
+    "dual_clip": ("1912.09729", "`delta`", "`clip_ratio_c`", "verl: vanilla, dual clip"),
+    "top_entropy": ("2506.01939", "`top_entropy_quantile`", "none", "trl: top entropy"),
+    "clip_cov": ("2505.22617", "none", "`loss_mode=\"clip_cov\"`", "verl: clip_cov"),
+    "kl_cov": ("2505.22617", "none", "`loss_mode=\"kl_cov\"`", "verl: kl_cov"),
+    "adaptive_entropy": ("2505.22312", "`use_adaptive_entropy`", "none", "trl: adaptive entropy"),
+    "opsm": ("2512.02556", "`off_policy_mask_threshold`", "near: `rollout_rs=\"seq_mean_k1\"`",
+             "trl: off-policy mask"),
+    "unbiased_kl": ("2512.02556", "`use_bias_correction_kl`", "near: `kl_loss_type=\"k3+\"`",
+                    "trl: dapo, token, beta, use_bias"),
+}  # fmt: skip
+
+# What ours is called: option of the config, option of TRL, option of verl.
+DEFAULTS = [
+    ("clip_low", "epsilon", "ActorConfig.clip_ratio"),
+    ("clip_high", "epsilon_high", "ActorConfig.clip_ratio_high"),
+    ("delta", "delta", "ActorConfig.clip_ratio_c"),
+    ("aggregation", "loss_type", "ActorConfig.loss_agg_mode"),
+    ("importance_sampling_level", "importance_sampling_level", ""),
+    ("beta", "beta", "ActorConfig.kl_loss_coef"),
+    ("use_bias_correction_kl", "use_bias_correction_kl", ""),
+    ("scale_rewards", "scale_rewards", ""),
+    ("entropy_coef", "entropy_coef", "ActorConfig.entropy_coeff"),
+    ("sampler_correction", "vllm_importance_sampling_mode", "RolloutCorrectionConfig.rollout_is"),
+    ("sampler_clip_max", "vllm_importance_sampling_clip_max", "RolloutCorrectionConfig.rollout_is_threshold"),
+    ("sapo_temperature_pos", "sapo_temperature_pos", "ActorConfig.tau_pos"),
+    ("sapo_temperature_neg", "sapo_temperature_neg", "ActorConfig.tau_neg"),
+    ("clip_cov_ratio", "", "PolicyLossConfig.clip_cov_ratio"),
+    ("kl_cov_ratio", "", "PolicyLossConfig.kl_cov_ratio"),
+    ("top_entropy_quantile", "top_entropy_quantile", ""),
+    ("off_policy_mask_threshold", "off_policy_mask_threshold", ""),
+    ("entropy_target", "entropy_target", ""),
+    ("group_size", "num_generations", ""),
+]
+
+CORRECTIONS = {
+    "none": {"sampler_correction": "token_truncate", "sampler_clip_min": 1 - 1e-15, "sampler_clip_max": 1.0},
+    "in the ratio, clip 0.2": {"sampler_correction": "ratio", "clip_low": 0.2, "clip_high": 0.2},
+    "TIS, token, at most 2": {"sampler_correction": "token_truncate"},
+    "IcePop, 0.5 to 2": {"sampler_correction": "token_mask", "sampler_clip_min": 0.5},
+    "sequence, no bound": {"sampler_correction": "sequence_truncate", "sampler_clip_max": None},
+    "TIS, sequence, at most 2": {"sampler_correction": "sequence_truncate"},
+    "MIS, sequence, at most 3": {"sampler_correction": "sequence_mask", "sampler_clip_max": 3.0},
+}
+SHAKES = (0.05, 0.15, 0.4)
+
+
+def tiny(noise: float = 0.0) -> GPT:
+    """The policy of the exact tests: three tokens, far from uniform; with noise on its weights, a sampler."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(3, 6, n_layer=1, n_head=1, n_embd=4)).double()
+    g = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.5 * torch.randn_like(p))
+        for p in model.parameters():
+            p.add_(noise * torch.randn(p.shape, generator=g, dtype=p.dtype))
+    return model
+
+
+def right(scope: Microscope) -> torch.Tensor:
+    """1 for a completion whose last token, but for the EOS, is 2."""
+    rows = [ids[mask].tolist() for ids, mask in zip(scope.ids, scope.mask, strict=True)]
+    return torch.tensor([float([t for t in row if t != 1][-1:] == [2]) for row in rows], dtype=torch.float64)
+
+
+def exact(name: str, shake: float = 0.0) -> Effect:
+    """The effect of a variant; shares that are too small for a batch of nine tokens are made larger."""
+    options = {k: v for k, v in VARIANTS[name].items() if k not in ("use_adaptive_entropy", "max_resamples")}
+    options |= {"clip_cov": {"clip_cov_ratio": 1.0, "clip_cov_lb": 0.2}, "kl_cov": {"kl_cov_ratio": 0.2}}.get(
+        name, {}
+    )
+    options.pop("beta", None)  # the KL has a gradient of its own
+    return measured(options, shake)
+
+
+def corrected(name: str, shake: float) -> Effect:
+    """The effect of a correction on leave-one-out without a clip."""
+    plain = {"baseline": "leave_one_out", "scale_rewards": "none", "aggregation": "sequence_sum"}
+    return measured(plain | {"clip_low": 1e6, "clip_high": 1e6} | CORRECTIONS[name], shake)
+
+
+def measured(options: dict, shake: float) -> Effect:
+    rewards = right(Microscope(tiny(), [PROMPT], T))
+    return effect(options, tiny(), rewards, GROUP, sampler=tiny(shake) if shake else None)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def names() -> str:
+    rows = []
+    for name, (paper, trl, verl, start) in DICTIONARY.items():
+        options = ", ".join(f"`{k}={v!r}`" for k, v in VARIANTS[name].items()).replace("'", '"')
+        found = [case for case in CASES if start and f"{case.side}: {case.name}".startswith(start)]
+        worst = max((case.tolerance for case in found if not case.differs), default=None)
+        equal = "not compared" if worst is None else f"equal, {worst:.0e}"
+        rows.append([f"`{name}`", options, f"[{paper}](https://arxiv.org/abs/{paper})", trl, verl, equal])
+    return table(["name", "options here", "paper", "TRL 1.16.0", "verl 0.9.1", "numbers"], rows)
+
+
+def defaults() -> str:
+    theirs = json.loads(GOLDEN.read_text(encoding="utf-8"))["defaults"]
+    usual = {f.name: f.default for f in fields(GRPOConfig)}
+
+    def said(side: str, name: str) -> str:
+        return f"`{name.split('.')[-1]}={theirs[side][name]!r}`".replace("'", '"') if name else ""
+
+    rows = [
+        [f"`{own}={usual[own]!r}`".replace("'", '"'), said("trl", trl), said("verl", verl)]
+        for own, trl, verl in DEFAULTS
+    ]
+    return table(["here", "TRL 1.16.0", "verl 0.9.1"], rows)
+
+
+def effects() -> str:
+    rows = []
+    for name in DICTIONARY:
+        on, off = exact(name), exact(name, 0.15)
+        numbers = [on.cosine, on.noise, on.entropy, on.tokens, off.cosine, off.noise]
+        rows.append([f"`{name}`", *(f"{x:.2f}" for x in numbers)])
+    head = ["name", "cosine", "noise", "entropy", "length", "cosine, other sampler", "noise, other sampler"]
+    return table(head, rows)
+
+
+def corrections() -> str:
+    rows = [
+        [name, *(f"{bias(e):.2f}, {e.noise * e.length:.2f}" for e in (corrected(name, s) for s in SHAKES))]
+        for name in CORRECTIONS
+    ]
+    return table(["correction", *(f"{kl(s):.3f} nats" for s in SHAKES)], rows)
+
+
+def bias(e: Effect) -> float:
+    """Length of (mean update - gradient), in lengths of the gradient."""
+    return max(e.length**2 - 2 * e.length * e.cosine + 1, 0.0) ** 0.5
+
+
+def kl(shake: float) -> float:
+    """KL(sampler || policy) of whole completions, nats."""
+    return Microscope(tiny(shake), [PROMPT], T, reference=tiny()).kl().item()
+
+
+TABLES = {"names": names, "defaults": defaults, "effects": effects, "corrections": corrections}
+
+
+def parts(text: str) -> dict[str, str]:
+    """The tables of a page by name."""
+    return dict(re.findall(r"<!-- table: (\w+) -->\n\n(.*?)\n\n<!-- end -->", text, flags=re.DOTALL))
+
+
+def main() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for name, made in TABLES.items():
+        before, rest = text.split(f"<!-- table: {name} -->")
+        text = (
+            f"{before}<!-- table: {name} -->\n\n{made()}\n\n<!-- end -->" + rest.split("<!-- end -->", 1)[1]
+        )
+    PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
