@@ -16,6 +16,7 @@ LAYERS = [
     {"tokenizer", "advantages", "kl", "model", "optim", "metrics"},
     {"inputs"},
     {"losses", "rewards", "plays", "rollout", "checkpoint", "data", "state"},
+    {"together"},
     {"packed", "reward_model", "tasks"},
     {"evaluate", "sft", "pretrain", "hub", "microbatches"},
     {"critic", "step"},
