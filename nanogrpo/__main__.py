@@ -58,6 +58,8 @@ def run(argv: list[str] | None) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     args = top.parse_args(argv)
+    if empty := [name for name, value in vars(args).items() if value == []]:
+        sys.exit(f"error: --{empty[0]} needs a value; `--` is none")
     if getattr(args, "resume", False) and args.overwrite:
         sys.exit("error: --resume goes on with a run, --overwrite replaces it; give one of them")
     torch.set_num_threads(1)  # the models are so small that a second thread costs more than it brings

@@ -3,6 +3,7 @@
 A file is written beside its name and then moved there, so a crash in the middle leaves the old one whole.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from safetensors.torch import load, save
 from nanogrpo.errors import CheckpointError, NonFiniteError, os_errors
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.tokenizer import CharTokenizer
+
+CHECKSUM = "sha256"  # in a file's header
 
 
 def stage(path: Path, content: bytes) -> Path:
@@ -57,6 +60,7 @@ def pack(tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> bytes:
     Raises:
         NonFiniteError: a tensor holds NaN or infinity. Such weights are never written over good ones.
     """
+    header = {key: value for key, value in header.items() if key != CHECKSUM}  # that of another file
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if broken := not_finite(ready):
         raise NonFiniteError(
@@ -67,9 +71,19 @@ def pack(tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> bytes:
     size = int.from_bytes(content[:8], "little")
     index = json.loads(content[8 : 8 + size])
     index["__metadata__"] = dict(sorted(header.items()))  # in an order of its own each time, else
-    text = json.dumps(index, separators=(",", ":")).encode()
+    index["__metadata__"] = dict(sorted({**header, CHECKSUM: checksum(index, content[8 + size :])}.items()))
+    text = _compact(index)
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+def checksum(index: Mapping, data: bytes) -> str:
+    """The sha256 of a file's index and numbers, which the format itself lacks: a turned bit would be read."""
+    return hashlib.sha256(_compact(index) + data).hexdigest()
+
+
+def _compact(index: Mapping) -> bytes:
+    return json.dumps(index, separators=(",", ":")).encode()
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -103,13 +117,18 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         content = Path(path).read_bytes()
     try:
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        size = int.from_bytes(content[:8], "little")
+        index = json.loads(content[8 : 8 + size])
+        header = index.get("__metadata__", {})
+        before = header.pop(CHECKSUM, None)  # a file of another program has none
+        if before and before != checksum(index, content[8 + size :]):
+            raise ValueError(f"its sha256 is not {before[:12]}..., which was noted when it was written")
         broken = not_finite(tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}; {remedy}") from error
     if broken:
         raise CheckpointError(f"{path} is broken: {broken} holds a number that is not finite; {remedy}")
-    return tensors, header.get("__metadata__", {})
+    return tensors, header
 
 
 def save_model(path: str | os.PathLike, model: GPT, tokenizer: CharTokenizer, **notes: str) -> None:
@@ -145,6 +164,9 @@ def blank_model(
         CheckpointError: the header is none of this package's, or says another shape than the tensors have.
     """
     try:
+        for name, tensor in tensors.items():
+            if not (tensor.is_floating_point() or name.startswith("state.")):  # which a run's checkpoint has
+                raise ValueError(f"{name} is {tensor.dtype}; weights are no whole numbers")
         config, tokenizer = GPTConfig(**json.loads(header["config"])), CharTokenizer(header["alphabet"])
         for part, rows in (("token", config.vocab_size), ("position", config.block_size)):
             shapes = [tuple(t.shape) for name, t in tensors.items() if name.endswith(f"{part}.weight")]

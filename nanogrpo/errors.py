@@ -6,7 +6,7 @@ One base class, so that a caller can catch them all, and a built-in parent for e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
@@ -113,6 +113,15 @@ def os_errors(error: type[NanoGRPOError], what: str, remedy: str) -> Iterator[No
         raise
     except OSError as cause:
         raise error(f"cannot {what}: {cause.strerror or cause}; {remedy}") from cause
+
+
+def shown(value: Any, say: Callable[[Any], str] = repr) -> str:
+    """A value for a message, cut where it is long; not every object can say what it is."""
+    try:
+        text = say(value)
+    except Exception:
+        return f"(a {type(value).__name__} that cannot be shown)"
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:

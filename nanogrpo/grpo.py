@@ -41,6 +41,7 @@ class GRPOConfig(VariantConfig):
         16,
         help="G, completions a prompt (TRL: ``num_generations``); each is compared with the others.",
         low=2,
+        high=1_000_000,
         error=GroupSizeError,
     )
     baseline: Literal["group", "leave_one_out", "batch", "none", "length"] = option(

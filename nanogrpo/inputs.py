@@ -8,7 +8,7 @@ Legend: P prompts, G completions a prompt, B = P*G rows, V vocabulary.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Integral, Rational, Real
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from nanogrpo.errors import (
     check_whole,
 )
 from nanogrpo.model import GPT
+from nanogrpo.options import LARGEST
 from nanogrpo.precision import check_no_autocast
 
 NOT_FINITE = (
@@ -150,10 +151,11 @@ def check_sampled(logprobs: Tensor) -> None:
 
 def check_temperature(temperature: float, low_is_allowed: bool = True) -> None:
     """Raise OptionError unless it is a finite number above 0, or 0 where greedy choices are meant."""
-    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+    fraction = isinstance(temperature, Rational) and not isinstance(temperature, Integral)
+    if isinstance(temperature, bool) or not isinstance(temperature, Real) or fraction:
         raise OptionError(f"temperature={temperature!r} is of type {type(temperature).__name__}, no number")
-    if not 0 <= temperature < float("inf"):
-        raise OptionError(f"temperature={temperature} must be a finite number, 0 (greedy) or above")
+    if not 0 <= temperature <= LARGEST:
+        raise OptionError(f"temperature={temperature!r:.80} must be a finite number, 0 (greedy) or above")
     if not (temperature or low_is_allowed):
         raise OptionError(
             f"temperature={temperature} must be above 0; greedy choices have no log-probs to train on"

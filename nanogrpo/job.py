@@ -96,8 +96,10 @@ class Job(ABC):
         """Note the hash of something that the run reads.
 
         Raises:
-            RunError: the run was started with another.
+            RunError: the run was started with another, or would replace it.
         """
+        if isinstance(content, os.PathLike) and Path(content).resolve().parent == self.folder.path.resolve():
+            raise RunError(f"{name} is in {self.folder}, and would be replaced; choose another --out")
         self.inputs[name] = now = fingerprint(content)
         if (before := self.before.get(name, now)) != now:
             raise RunError(
@@ -136,6 +138,7 @@ class Job(ABC):
         run = Run(
             self.folder, self.policy, self.tokenizer, models, state, self.options.save_every,
             files={CONFIG: config, **self.files},
+            settings={name: value for name, value in settings.items() if name not in self.may_change},
         )  # fmt: skip
         if self.folder.started:
             run.load()

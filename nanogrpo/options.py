@@ -18,8 +18,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from nanogrpo.errors import OptionError
 
+LARGEST = 3.4028234e38  # that a weight, a number of type float32, can hold
 BOUNDS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt, "below": operator.lt}
-NAMES = {bool: "True or False", int: "a whole number", float: "a finite number", str: "a text"}
+NAMES = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a finite number, at most 3.4e38 in size",
+    str: "a text",
+}
 
 
 def option(
@@ -86,9 +92,11 @@ class Options:
         Raises:
             OptionError: as for the class, and where a name is unknown or missing.
         """
+        if not isinstance(values, Mapping):
+            raise OptionError(f"the options are {_shown(values):.80}; {cls.__name__} needs names and values")
         known = {f.name: f for f in fields(cls)}
         needed = {name for name, f in known.items() if f.default is MISSING}
-        if odd := sorted(values.keys() - known):
+        if odd := sorted(map(str, values.keys() - known)):
             raise OptionError(f"{cls.__name__} has no option {', '.join(odd)}; it has {', '.join(known)}")
         if lacks := sorted(needed - values.keys()):
             raise OptionError(f"{cls.__name__} needs a value of {', '.join(lacks)}")
@@ -118,6 +126,8 @@ def _reader(kind: type, optional: bool):
     """A reader of a value, or of ``none``; named as its type is, for argparse's messages."""
 
     def read(text: str):
+        if kind in (int, float) and not (text.isascii() and "_" not in text):
+            raise ValueError  # as in a log; Python takes 1_0 for ten, and digits of every script
         return None if optional and text.lower() == "none" else kind(text)
 
     read.__name__ = kind.__name__
@@ -165,9 +175,9 @@ def _shown(value: Any) -> str:
 
 
 def _finite(value: Any) -> bool:
-    """Whether a real number is finite, and a float can hold it."""
+    """Whether a real number is finite, and a weight can hold it."""
     try:
-        return math.isfinite(value)
+        return math.isfinite(value) and abs(value) <= LARGEST
     except OverflowError:
         return False
 

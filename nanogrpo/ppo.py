@@ -39,7 +39,9 @@ from nanogrpo.variants import VariantConfig
 class PPOConfig(VariantConfig):
     """Options of :func:`train`; names as in TRL where it has them, and as in ``GRPOConfig``."""
 
-    group_size: int = option(16, help="G, completions a prompt; 1 is enough with a critic.", low=1)
+    group_size: int = option(
+        16, help="G, completions a prompt; 1 is enough with a critic.", low=1, high=1_000_000
+    )
     critic_learning_rate: float = option(1e-3, help="of the critic's AdamW.", low=0)
     advantage_estimator: Literal["gae", "return_minus_value"] = option(
         "gae",

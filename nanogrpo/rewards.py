@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import EmptyPromptError, NanoGRPOError, RewardError, RowError
+from nanogrpo.errors import EmptyPromptError, NanoGRPOError, RewardError, RowError, shown
 
 RewardFunction = Callable[..., Sequence[float]]
 Problem = dict[str, Any]  # a "prompt", and whatever else the reward function wants to know of it
@@ -88,7 +88,8 @@ def check_rows(rows: Sequence[Problem]) -> None:
     if not len(rows):
         raise EmptyPromptError("there are no rows; give at least one")
     first: dict[str, type] = {}
-    for i, row in enumerate(rows):
+    for i in range(len(rows)):  # a PyTorch data set has no other end
+        row = rows[i]
         if not isinstance(row, Mapping):
             raise RowError(f"row {i} is of type {type(row).__name__}; a row is a dict with a prompt")
         if i == 0:
@@ -100,8 +101,8 @@ def check_rows(rows: Sequence[Problem]) -> None:
         for key, kind in first.items():
             if type(row[key]) is not kind:
                 raise RowError(
-                    f"row {i} has {key}={row[key]!r}, of type {type(row[key]).__name__}, and row 0 one of "
-                    f"type {kind.__name__}; give a column values of one type"
+                    f"row {i} has {key}={shown(row[key])}, of type {type(row[key]).__name__}, and row 0 one "
+                    f"of type {kind.__name__}; give a column values of one type"
                 )
         if not row["prompt"]:
             raise EmptyPromptError(f"the prompt of row {i} is empty; give each at least one character")
@@ -141,7 +142,7 @@ def call_reward(reward_fn: RewardFunction, rows: Sequence[Problem], completions:
             f"{len(completions)} completions for {len(rows)} rows; give texts, as many for each row"
         )
     each = len(completions) // len(rows)
-    columns = {key: [value for row in rows for value in _copies(row[key], each)] for key in rows[0]}
+    columns = {key: [v for row in rows for v in _copies(key, row[key], each)] for key in rows[0]}
     prompts = columns.pop("prompt")
     name = reward_name(reward_fn)
     returned = _call(reward_fn, name, {"prompts": prompts, "completions": list(completions), **columns})
@@ -150,20 +151,29 @@ def call_reward(reward_fn: RewardFunction, rows: Sequence[Problem], completions:
         raise RewardError(
             f"{name} returned {len(values)} values for {len(completions)} completions; return one for each"
         )
-    rewards = torch.tensor([_number(value) for value in values])
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)  # half precision would round
+    rewards = torch.tensor([_number(value) for value in values], dtype=dtype)
     if not bool(rewards.isfinite().all()):
         i = int((~rewards.isfinite()).nonzero()[0])
         raise RewardError(
-            f"{name} returned {values[i]!r} for completion {completions[i]!r} of prompt "
+            f"{name} returned {shown(values[i])} for completion {completions[i]!r} of prompt "
             f"{rows[i // each]['prompt']!r}; return a real number for every completion, finite and at most "
             f"{torch.finfo(rewards.dtype).max:.2g}"
         )
     return rewards
 
 
-def _copies(value: Any, count: int) -> list:
+def _copies(key: str, value: Any, count: int) -> list:
     """The value for each completion of a row; of one that a reward function could change, copies."""
-    return [value] * count if isinstance(value, IMMUTABLE) else [copy.deepcopy(value) for _ in range(count)]
+    if isinstance(value, IMMUTABLE):
+        return [value] * count
+    try:
+        return [copy.deepcopy(value) for _ in range(count)]
+    except Exception as error:
+        raise RowError(
+            f"a value of column {key}, of type {type(value).__name__}, cannot be copied ({error}), so one "
+            "completion's could be changed by another's; write numbers or texts instead"
+        ) from error
 
 
 def _call(function: RewardFunction, name: str, columns: dict[str, list]) -> Any:
@@ -178,13 +188,15 @@ def _call(function: RewardFunction, name: str, columns: dict[str, list]) -> Any:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
         place = f"{frames[0].filename}, line {frames[0].lineno}" if frames else "it was not entered"
         raise RewardError(
-            f"the reward function {name} raised {type(error).__name__}: {error} ({place}); it is called with "
-            f"{', '.join(columns)}"
+            f"the reward function {name} raised {type(error).__name__}: {shown(error, str)} ({place}); it "
+            f"is called with {', '.join(columns)}"
         ) from error
 
 
 def _listed(returned: Any, name: str) -> list:
     """The values as a list, if they are a sequence that a reward function may return."""
+    if isinstance(returned, Tensor) and returned.is_nested:
+        raise RewardError(f"{name} returned a tensor that cannot be read: it is nested; return a list")
     if isinstance(returned, (Tensor, np.ndarray)) and returned.ndim == 1:
         try:
             return returned.tolist()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import check_shape, check_whole
+from nanogrpo.errors import OptionError, check_shape, check_whole
 from nanogrpo.inputs import (
     a_token_of_each_row,
     check_draw,
@@ -119,10 +119,12 @@ def draw_uniforms(rows: int, tokens: int, generator: torch.Generator, like: Tens
     ``like`` is, else in float32, since half precision has only 256 different ones.
 
     Raises:
-        OptionError: a count is negative, or no whole number.
+        OptionError: a count is negative, or no whole number, or no memory holds so many.
     """
     check_whole("rows", rows, 0)
     check_whole("tokens", tokens, 0)
+    if rows * tokens > 2**34:
+        raise OptionError(f"{rows} completions of {tokens} tokens are more than memory holds; take fewer")
     dtype = torch.promote_types(like.dtype, torch.float32)
     return (1 - torch.rand(rows, tokens, generator=generator, dtype=dtype)).to(like.device)
 

@@ -201,6 +201,7 @@ class Run:
         state: what the trainer was given.
         save_every: steps between two checkpoints.
         files: further files that the run begins with, by name.
+        settings: those that a run under way keeps, to be compared with what its checkpoint was made with.
     """
 
     folder: Folder
@@ -210,13 +211,15 @@ class Run:
     state: TrainState
     save_every: int = 50
     files: Mapping[str, bytes] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def contents(self) -> tuple[dict, dict[str, str]]:
         """Weights and state as named tensors, and the header of their file."""
         tensors = {f"state.{key}": value for key, value in self.state.tensors().items()}
         for name, model in self.models.items():
             tensors |= {f"{name}.{key}": value for key, value in model.state_dict().items()}
-        return tensors, {"config": json.dumps(asdict(self.policy.config)), "alphabet": self.tokenizer.chars}
+        header = {"config": json.dumps(asdict(self.policy.config)), "alphabet": self.tokenizer.chars}
+        return tensors, header | ({"settings": json.dumps(self.settings)} if self.settings else {})
 
     def save(self) -> None:
         """Write weights and state as one file, whole or not at all."""
@@ -227,10 +230,12 @@ class Run:
 
         Raises:
             CheckpointError: it is damaged, or belongs to another run.
+            RunError: it was made with other settings than the folder's.
             LogError: the log does not reach up to it.
         """
         path = self.folder / CHECKPOINT
-        tensors, _ = load_tensors(path)
+        tensors, header = load_tensors(path)
+        self.check_settings(json.loads(header.get("settings", "{}")))
         parts: dict[str, Any] = {**self.models, "state": self.state}
         for name, part in parts.items():
             own = {
@@ -245,6 +250,17 @@ class Run:
         dropped = cut_log(self.folder / LOG, self.state.step)
         if dropped:
             print(dropped, file=sys.stderr)
+
+    def check_settings(self, before: Mapping[str, Any]) -> None:
+        """Raise RunError where the checkpoint was made with others: half a run would be another run."""
+        now = json.loads(json.dumps(self.settings))  # with lists for tuples
+        for name in before.keys() & now.keys():
+            if before[name] != now[name]:
+                raise RunError(
+                    f"cannot resume {self.folder}: its {CONFIG} says {name}={now[name]!r}, and its "
+                    f"{CHECKPOINT} was made with {name}={before[name]!r}; put it back, or start a new run in "
+                    "another --out"
+                )
 
     def last_row(self) -> dict[str, float]:
         """The last row of the log; empty before the first step."""

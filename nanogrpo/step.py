@@ -23,7 +23,7 @@ from nanogrpo.model import GPT
 from nanogrpo.optim import AdamW, clip_grad_norm
 from nanogrpo.options import Options, option
 from nanogrpo.packed import generate
-from nanogrpo.rewards import Problem, RewardFunction, call_reward, reward_name
+from nanogrpo.rewards import Problem, RewardFunction, call_reward, check_rows, reward_name
 from nanogrpo.rollout import Rollout, draw_uniforms
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -35,10 +35,12 @@ class StepConfig(Options):
     """Options that GRPO and PPO share; names as in TRL where it has them."""
 
     max_new_tokens: int = option(
-        help="the longest completion; what has not ended by then is truncated.", low=1
+        help="the longest completion; what has not ended by then is truncated.", low=1, high=10_000_000
     )
-    group_size: int = option(16, help="G, completions a prompt (TRL: ``num_generations``).", low=1)
-    prompts_per_step: int = option(32, help="P, prompts a step.", low=1)
+    group_size: int = option(
+        16, help="G, completions a prompt (TRL: ``num_generations``).", low=1, high=1_000_000
+    )
+    prompts_per_step: int = option(32, help="P, prompts a step.", low=1, high=1_000_000)
     learning_rate: float = option(3e-4, help="of the policy's AdamW.", low=0)
     max_steps: int = option(200, help="how many steps the generator yields at most.", low=0)
     temperature: float = option(
@@ -201,6 +203,7 @@ def collect(
     missing = config.prompts_per_step
     while missing and waiting and len(rounds) <= config.max_resamples:
         rows, waiting = [problems[i] for i in waiting[:missing]], waiting[missing:]
+        check_rows(rows)  # again, since somebody may have changed them meanwhile
         rollout = sample(model, tokenizer, [row["prompt"] for row in rows], config, generator)
         completions = tokenizer.decode_batch(rollout.completion_ids)
         rounds.append(Batch(rollout, *rewards_of(reward_fn, config.reward_weights, rows, completions)))

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import safetensors.torch
 import torch
 
 from nanogrpo import checkpoint
@@ -40,6 +41,34 @@ def test_a_damaged_file_is_a_checkpoint_error(saved, damage):
     else:
         path.write_bytes({"empty": b"", "garbage": b"\x80\x04" * 400, "truncated": whole[:-100]}[damage])
     with pytest.raises(CheckpointError, match="model.safetensors"):
+        load_model(path)
+
+
+def test_a_single_bit_that_has_turned_is_found(saved):
+    _, path = saved
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    for at in (start, start + 1001, len(whole) - 2, whole.index(b'"ab"') + 1, whole.index(b'"seed":"0"') + 8):
+        turned = bytearray(whole)
+        turned[at] ^= 1
+        path.write_bytes(bytes(turned))
+        with pytest.raises(CheckpointError, match="model.safetensors.*sha256"):
+            load_model(path)
+
+
+def test_a_file_without_a_checksum_is_read_as_ever(saved):
+    model, path = saved
+    tensors, header = load_tensors(path)
+    assert "sha256" not in header
+    path.write_bytes(safetensors.torch.save(tensors, metadata=header))
+    assert torch.equal(load_model(path)[0].head.weight, model.head.weight)
+
+
+def test_weights_that_were_rounded_to_whole_numbers_are_refused(saved):
+    model, path = saved
+    tensors, header = load_tensors(path)
+    save_tensors(path, {name: tensor.int() for name, tensor in tensors.items()}, header)
+    with pytest.raises(CheckpointError, match="int32"):
         load_model(path)
 
 

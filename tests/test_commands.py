@@ -298,6 +298,35 @@ def test_an_edited_config_is_a_typed_error(finished, edit):
     assert contents("run") == before
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"learning_rate": 0.5}, {"seed": 7}, {"temperature": 2.0}, {"group_size": 8}, {"model": "elsewhere"},
+        {"reward_weights": [2.0]}, {"std_eps": 0.0}, {"clip_high": 0.3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_edit_that_would_be_a_fine_start_does_not_change_a_run_under_way(finished, edit):
+    [(name, value)] = edit.items()
+    Path("run/config.json").write_text(json.dumps(finished | edit))
+    before = contents("run")
+    refused(["grpo", "--resume", "--out", "run", "--device", "cpu", "--max-steps", "3"], f"{name}=")
+    assert contents("run") == before
+
+
+def test_the_checkpoint_of_another_run_is_not_taken_up(finished):
+    main([*GRPO, "--out", "other", "--seed", "5"])
+    Path("run/checkpoint.safetensors").write_bytes(Path("other/checkpoint.safetensors").read_bytes())
+    refused(["grpo", "--resume", "--out", "run", "--device", "cpu", "--max-steps", "3"], "seed=0")
+
+
+def test_a_run_does_not_replace_the_model_that_it_starts_from(finished):
+    before = contents("run")
+    refused([*GRPO, "--overwrite", "--model", "run"], "run.*choose another --out")
+    refused([*GRPO, "--overwrite", "--model", "run/model.safetensors"], "run.*choose another --out")
+    assert contents("run") == before
+
+
 def test_each_missing_setting_is_named(finished):
     for name in finished.keys() - {"inputs"}:
         Path("run/config.json").write_text(json.dumps({k: v for k, v in finished.items() if k != name}))

@@ -17,6 +17,7 @@ LAYERS = [
     {"inputs", "surrogates"},
     {"offpolicy", "selection"},
     {"losses", "rewards", "plays", "rollout", "checkpoint", "data", "state"},
+    {"together"},
     {"packed", "reward_model", "tasks"},
     {"evaluate", "sft", "pretrain", "hub", "microbatches"},
     {"critic", "step"},

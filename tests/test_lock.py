@@ -130,7 +130,9 @@ def test_a_folder_without_locks_is_used_and_that_is_said(tmp_path, monkeypatch, 
     lock.release()
 
 
-@pytest.mark.parametrize("link", ["symlink", "dangling symlink", "hard link", "a file of the user's", "binary", "fifo"])
+@pytest.mark.parametrize(
+    "link", ["symlink", "dangling symlink", "hard link", "a file of the user's", "binary", "fifo"]
+)
 def test_a_file_that_is_no_lock_is_neither_written_nor_removed(tmp_path, link):
     thesis, path = tmp_path / "thesis.tex", tmp_path / "run" / ".lock"
     path.parent.mkdir()

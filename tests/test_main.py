@@ -202,3 +202,11 @@ def test_what_does_not_go_together_is_said_before_a_folder_is_made(here, argv, m
     with pytest.raises(SystemExit, match=message):
         main(argv)
     assert sorted(os.listdir(here)) == ["add", "lines"]
+
+
+@pytest.mark.parametrize("command", ["sft", "demo"])
+def test_two_dashes_are_no_value(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "nanogrpo", command, "--out=--"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode and "Traceback" not in done.stderr and "--out" in done.stderr

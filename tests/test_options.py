@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from nanogrpo.errors import GroupSizeError, OptionError
+from nanogrpo.grpo import GRPOConfig
 from nanogrpo.options import Options, add_options, option
+from nanogrpo.ppo import PPOConfig
 from nanogrpo.sft import SFTConfig
 
 
@@ -107,3 +109,48 @@ def test_a_whole_number_that_no_float_holds_is_refused_where_a_float_is_asked_fo
     for name, given in {"rate": value, "weights": (1.0, -value), "kind": value, "cap": -value}.items():
         with pytest.raises(OptionError, match=name):
             Sample(3, **{name: given})
+
+
+@pytest.mark.parametrize("value", [1e39, -1e39, 1e308, 10**300])
+def test_a_number_that_no_weight_can_hold_is_refused(value):
+    with pytest.raises(OptionError, match="entropy_coef.*3.4e"):
+        GRPOConfig(max_new_tokens=3, entropy_coef=value)
+    with pytest.raises(OptionError, match="reward_weights"):
+        GRPOConfig(max_new_tokens=3, reward_weights=(1.0, value))
+
+
+@pytest.mark.parametrize("name", ["group_size", "prompts_per_step", "max_new_tokens"])
+def test_a_count_that_no_memory_holds_is_refused(name):
+    with pytest.raises((OptionError, GroupSizeError), match=f"{name}.*at most"):
+        GRPOConfig(**{"max_new_tokens": 3, name: 10**12})
+    with pytest.raises(OptionError, match=f"{name}.*at most"):
+        PPOConfig(**{"max_new_tokens": 3, name: 10**30})
+
+
+@pytest.mark.parametrize("values", [None, [], [("seed", 1)], "seed", 3])
+def test_what_is_no_mapping_holds_no_options(values):
+    with pytest.raises(OptionError, match="names and values"):
+        GRPOConfig.of(values)
+
+
+def test_names_of_options_are_texts():
+    with pytest.raises(OptionError, match="no option 1"):
+        GRPOConfig.of({1: 1, "max_new_tokens": 3})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--learning-rate １e-3",
+        "--learning-rate ٣",
+        "--learning-rate 1_0",
+        "--group-size 1_0",
+        "--group-size ٤",
+    ],
+)
+def test_the_command_line_reads_numbers_as_a_log_does(words, capsys):
+    parser = argparse.ArgumentParser()
+    add_options(parser, GRPOConfig)
+    with pytest.raises(SystemExit):
+        parser.parse_args(words.split())
+    assert "invalid" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import collections
 import copy
 import functools
 import math
+import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
@@ -415,3 +416,73 @@ def test_a_weighted_sum_that_is_not_finite_is_refused():
     rewards = [named("a", gives([1e30, 0.0])), named("b", gives([0.0, 0.0]))]
     with pytest.raises(RewardError, match="weighted sum of a, b is not finite"):
         next(grpo.train(model, CharTokenizer("abc"), [{"prompt": "a"}], rewards, config))
+
+
+class Endless:
+    """A data set as PyTorch has them: a length, and rows by number, whatever the number."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        return {"prompt": f"{i % 3}+1=", "answer": "1"}
+
+
+def test_a_data_set_ends_where_its_length_says():
+    check_rows(Endless())
+
+
+@pytest.mark.parametrize("value", [threading.Lock(), (x for x in [1]), torch.ones(2, requires_grad=True) * 2])
+def test_a_column_that_cannot_be_copied_is_named(value):
+    with pytest.raises(RowError, match="data.*copied"):
+        call_reward(lambda **_: [0.0], [{"prompt": "1", "data": value}], ["1"])
+
+
+class Mute:
+    """An object, and an exception, that cannot say what they are."""
+
+    def __repr__(self):
+        raise ValueError("mute")
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise ValueError("mute")
+
+
+def test_what_cannot_be_shown_is_still_a_reward_error():
+    def fails(**columns):
+        raise MuteError
+
+    for reward in (lambda completions, **_: [Mute() for _ in completions], fails):
+        with pytest.raises(RewardError, match="Mute"):
+            call_reward(reward, [{"prompt": "1"}], ["1"])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_is_no_list_of_rewards():
+    with pytest.raises(RewardError, match="cannot be read"):
+        call_reward(lambda **_: torch.nested.nested_tensor([torch.ones(1)]), [{"prompt": "1"}], ["1"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rewards_are_not_rounded_by_the_default_type(dtype):
+    torch.set_default_dtype(dtype)
+    try:
+        rewards = call_reward(lambda **_: [70000.1, 0.1], [{"prompt": "1"}], ["1", "2"])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert rewards.dtype == torch.float32 and torch.equal(rewards, torch.tensor([70000.1, 0.1]))
+
+
+def test_rows_that_change_while_a_run_goes_on_are_looked_at_again():
+    tokenizer = CharTokenizer("0123456789+=")
+    rows = [{"prompt": "1+2=", "answer": "3"} for _ in range(4)]
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(tokenizer.vocab_size, 12, n_layer=1, n_head=1, n_embd=8))
+    config = GRPOConfig(3, group_size=2, prompts_per_step=2, max_steps=3)
+    run = grpo.train(model, tokenizer, rows, exact_match, config)
+    next(run)
+    rows[:] = [{"question": "1+2="}] * 4
+    with pytest.raises(RowError, match="prompt"):
+        next(run)

@@ -1,12 +1,14 @@
 """Sampling in groups, and log-probs with the shift by one."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogrpo.errors import BlockSizeError
+from nanogrpo.errors import BlockSizeError, OptionError
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.rollout import choose, completion_logits, draw_uniforms, generate, logprobs_of, token_logprobs
 
@@ -192,3 +194,15 @@ def test_bad_input_is_refused_before_anything_is_sampled():
         sample(lively(), MIXED, temperature=-1)
     with pytest.raises(ValueError, match="temperature=0"):
         logprobs_of(torch.zeros(1, 1, V), torch.zeros(1, 1, dtype=torch.long), temperature=0)
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(10**30, 3), (3, 10**30), (10**6, 10**6)])
+def test_numbers_that_no_memory_holds_are_not_drawn(rows, tokens):
+    with pytest.raises(OptionError, match="memory"):
+        draw_uniforms(rows, tokens, torch.Generator(), torch.zeros(1))
+
+
+@pytest.mark.parametrize("temperature", [Fraction(1, 2), 10**400, 1e39, True])
+def test_a_temperature_that_no_logit_can_be_divided_by_is_refused(temperature):
+    with pytest.raises(OptionError, match="temperature"):
+        choose(torch.zeros(1, 3), torch.ones(1), temperature)
