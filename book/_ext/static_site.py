@@ -8,6 +8,7 @@
 - sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
 - The theme's second search field is dropped.
 - What else the theme does on every page, and should not, is mended (pages.py); its icons are cut (icons.py).
+- A page with a playground gets its script, which is put together from the package (playground.js).
 - A docstring may name an object of the package by the end of its path, if only one ends so.
 """
 
@@ -97,6 +98,18 @@ def relink_widgets(app, pagename, templatename, context, doctree):
             attributes["body"] = relink(attributes["body"], warn)
 
 
+def add_playground(app, pagename, templatename, context, doctree):
+    if 'class="ng-playground"' in context.get("body", ""):
+        app.add_js_file("playground.js", loading_method="defer")
+
+
+def write_playground(app, exception):
+    from nanogrpo.show.playground import bundle
+
+    if not exception and app.builder.format == "html":
+        Path(app.outdir, "_static", "playground.js").write_text(bundle(), encoding="utf-8")
+
+
 def _describe(script) -> str:
     return f"{getattr(script, 'filename', script)} {getattr(script, 'attributes', '')}".lower()
 
@@ -107,7 +120,9 @@ def setup(app):
     app.connect("missing-reference", find_by_ending)
     app.connect("html-page-context", clean_page, priority=900)
     app.connect("html-page-context", relink_widgets, priority=901)
+    app.connect("html-page-context", add_playground)
     app.connect("builder-inited", mend_all)
+    app.connect("build-finished", write_playground)
     app.connect("build-finished", write_icons)
     app.add_css_file("icons.css", priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

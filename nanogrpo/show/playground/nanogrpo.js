@@ -620,7 +620,8 @@ function join(rounds) {
 // Draws prompts and answers them; with max_resamples, others in place of groups without signal.
 export function collect(model, config, chance) {
   const task = TASKS[config.task], tokenizer = new CharTokenizer(CHARS), G = config.group_size;
-  let [waiting, missing, rounds] = [chance.permutation(task.problems.length), config.prompts_per_step, []];
+  const [waiting, rounds] = [chance.permutation(task.problems.length), []];
+  let missing = config.prompts_per_step;
   while (missing > 0 && waiting.length && rounds.length <= config.max_resamples) {
     const problems = waiting.splice(0, missing).map((i) => task.problems[i]);
     const uniforms = chance.uniforms(problems.length * G, config.max_new_tokens);
@@ -677,6 +678,37 @@ export const DEFAULTS = {
   use_bias_correction_kl: false, entropy_coef: 0, num_iterations: 1, num_mini_batches: 1, max_grad_norm: 1, seed: 0,
   bug: "none",
 };
+// What a value may be.
+const WHOLE = {
+  max_new_tokens: [1, 10], group_size: [2, 64], prompts_per_step: [1, 100], correction: [0, 1], overlong_buffer: [0, 10],
+  max_resamples: [0, 20], num_iterations: [1, 20], num_mini_batches: [1, 100], seed: [0, 1e9],
+};
+const REAL = { learning_rate: [0, 10], temperature: [0.01, 100], std_eps: [0, 10], clip_low: [0, 100], clip_high: [0, 100], beta: [0, 100], entropy_coef: [-10, 10] };
+export const CHOICES = {
+  baseline: Object.keys(BASELINES), scale_rewards: ["group", "batch", "global", "none"],
+  importance_sampling_level: ["token", "sequence", "sequence_token"], surrogate: Object.keys(SURROGATES),
+  aggregation: ["sequence_mean", "token_mean", "constant", "sequence_sum"], kl_in: ["loss", "reward"],
+  kl_estimator: [null, ...Object.keys(KL_ESTIMATORS)], bug: ["none", "eos_left_out", "other_temperature"],
+};
+
+// The config with all defaults, or an OptionError that names the value and the remedy.
+export function checked(setting) {
+  const config = { ...DEFAULTS, max_new_tokens: TASKS[setting.task ?? DEFAULTS.task]?.max_new_tokens, ...setting };
+  for (const [name, values] of Object.entries({ task: Object.keys(TASKS), ...CHOICES })) {
+    if (!values.includes(config[name])) throw new OptionError(`${name}=${config[name]} is unknown; choose one of ${values.join(", ")}`);
+  }
+  for (const [name, [low, high]] of Object.entries({ ...WHOLE, ...REAL })) {
+    const value = config[name], shown = Number.isNaN(value) ? "(not a number)" : value;
+    if (name in WHOLE && !Number.isInteger(value)) throw new OptionError(`${name}=${shown} must be a whole number from ${low} to ${high}`);
+    if (!(value >= low && value <= high)) throw new OptionError(`${name}=${shown} must be a number from ${low} to ${high}`);
+  }
+  if (config.scale_rewards === "group" && !["group", "leave_one_out"].includes(config.baseline)) {
+    throw new OptionError(`scale_rewards=group with baseline=${config.baseline} divides groups of equal rewards by eps alone; choose scale_rewards=batch or none`);
+  }
+  if (config.num_mini_batches > config.prompts_per_step) throw new OptionError("num_mini_batches is above prompts_per_step: a minibatch needs at least one prompt");
+  return config;
+}
+
 const estimatorOf = (config) => config.kl_estimator ?? (config.kl_in === "reward" ? "k1" : "k3");
 
 // The batch with advantages, one a completion.
@@ -727,7 +759,7 @@ export function computeLoss(model, config, batch, rows, denominators) {
 
 export class Trainer {
   constructor(model, config) {
-    this.config = { ...DEFAULTS, max_new_tokens: TASKS[config.task ?? DEFAULTS.task].max_new_tokens, ...config };
+    this.config = checked(config);
     this.model = model.copy();
     this.reference = model;
     this.optimizer = new AdamW(this.model, this.config.learning_rate);
