@@ -30,11 +30,15 @@ from NaN or infinity. The reference never receives a gradient.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from nanogrpo.errors import check_mask, check_shape
 from nanogrpo.precision import widen
+
+KLEstimator = Literal["k1", "k2", "k3"]  # the keys of KL_ESTIMATORS, for options and the command line
 
 
 def kl_k1(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -99,6 +103,9 @@ def kl_k3(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) ->
     """
     delta = _delta(logprobs, ref_logprobs, mask)
     return torch.expm1(delta) - delta
+
+
+KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 def kl_exact(logits: Tensor, ref_logits: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrpo.errors import MaskError, OptionError, check_choice, check_mask, check_shape
-from nanogrpo.kl import kl_k1, kl_k2, kl_k3
+from nanogrpo.kl import KL_ESTIMATORS
 from nanogrpo.precision import widen
 from nanogrpo.surrogates import (
     dppo_surrogate,
@@ -42,7 +42,6 @@ from nanogrpo.surrogates import (
 )
 
 AGGREGATIONS = ("sequence_mean", "token_mean", "constant", "sequence_sum")
-KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
 
 
 class Denominators(NamedTuple):
@@ -118,7 +117,8 @@ def grpo_loss(
         clip_high: How far above 1 (TRL: ``epsilon_high``).
         delta: Two-sided cap on the ratio, see :func:`clipped_surrogate`.
         beta: Price of one nat of KL, in units of the advantage.
-        kl_estimator: ``"k1"``, ``"k2"`` or ``"k3"``; k1 in a loss restrains nothing and is for study.
+        kl_estimator: A name of :data:`~nanogrpo.kl.KL_ESTIMATORS`; k1 in a loss restrains nothing, and
+            is for study.
         use_bias_correction_kl: Multiply the estimate with the ratio, see :mod:`nanogrpo.kl`.
         aggregation: See :func:`aggregate`.
         denominators: Counts of the whole batch, if this is one microbatch of it.

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from nanogrpo.inputs import check_fits, check_sampled, group_size_of
 from nanogrpo.model import GPT, KVCache
-from nanogrpo.rollout import Rollout, choose, completion_mask
+from nanogrpo.rollout import Rollout, completion_mask, sample_token
 
 MAX_PACK = 8  # completions that share a packed row, at most
 SHRINK = 0.75  # drop finished rows once this share of the rows is enough
@@ -168,7 +168,7 @@ class _Decoder:
         """Read the token before, unless the prompt is just before, and sample token ``t`` of every row."""
         if t:
             self.read(self.tokens[t - 1].index_select(0, self.rows), t - 1)
-        chosen, logprob = choose(self.logits, self.uniforms[t], self.temperature)
+        chosen, logprob = sample_token(self.logits, self.uniforms[t], self.temperature)
         self.tokens[t].scatter_(0, self.rows, chosen)
         self.logprobs[t].scatter_(0, self.rows, logprob)
         self.ended |= chosen == self.eos_id

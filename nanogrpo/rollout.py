@@ -72,7 +72,7 @@ class Rollout:
         )
 
 
-def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def sample_token(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     r"""Sample one token a row by inverting the cumulative distribution.
 
     The token is the first one whose cumulative probability reaches the row's uniform number:
@@ -94,7 +94,7 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0) -> tuple[
         ShapeError, DTypeError, OptionError: an argument is not as described.
         NonFiniteError: a logit is NaN or infinite, or a uniform number is not in (0, 1].
 
-    >>> choose(torch.log(torch.tensor([[0.2, 0.3, 0.5]])), torch.tensor([0.4]))
+    >>> sample_token(torch.log(torch.tensor([[0.2, 0.3, 0.5]])), torch.tensor([0.4]))
     (tensor([1]), tensor([-1.2040]))
     """
     logits = widen("logits", logits)
@@ -199,7 +199,7 @@ def generate(
     cache = cache.repeat(group_size)
     for column in range(shortest, width):
         open_ = (column >= lens) & (column < lens + max_new_tokens) & ~ended
-        chosen, logprob = choose(logits, u[:, column], temperature)
+        chosen, logprob = sample_token(logits, u[:, column], temperature)
         tokens[:, column] = torch.where(open_, chosen, tokens[:, column])
         logprobs[:, column] = torch.where(open_, logprob, 0.0)
         sampled[:, column] = open_

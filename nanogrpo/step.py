@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanogrpo.errors import EmptyPromptError, NonFiniteError, OptionError, RewardError
-from nanogrpo.kl import kl_k3
+from nanogrpo.kl import KLEstimator, kl_k3
 from nanogrpo.losses import Denominators, check_bias_correction
 from nanogrpo.microbatches import logprobs_under, microbatches, minibatches
 from nanogrpo.model import GPT
@@ -72,7 +72,7 @@ class StepConfig(Options):
     kl_in: Literal["loss", "reward"] = option(
         "loss", help="where it is charged: in the loss, token by token."
     )
-    kl_estimator: Literal["k1", "k2", "k3"] | None = option(
+    kl_estimator: KLEstimator | None = option(
         None,
         help="None for k3 in the loss, and k1 in the reward, where only k1 has the right gradient.",
     )

@@ -11,12 +11,14 @@ from labs.solutions import solutions
 
 from nanogrpo import advantages, kl, losses, rollout
 from nanogrpo.advantages import group_advantages
+from nanogrpo.errors import OptionError
 from nanogrpo.losses import clipped_surrogate, value_loss
-from nanogrpo.rollout import choose, completion_mask, logprobs_of
+from nanogrpo.rollout import completion_mask, logprobs_of, sample_token
 from nanogrpo.teach import check, museum
 from nanogrpo.teach.check import CheckFailed
 from nanogrpo.teach.checks.compare import compare
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.registry import register
 
 grpo_loss = partial(losses.grpo_loss, aggregation="sequence_mean")  # of the paper, which the labs ask for
 CHECKS = [name for name in check.__all__ if name.startswith("check_")]
@@ -36,7 +38,7 @@ def loop_token_logprobs(model, prompts, lens, ids):
     return torch.stack(rows)
 
 
-def loop_choose(logits, uniforms, temperature):
+def loop_sample_token(logits, uniforms, temperature):
     tokens = []
     for row, u in zip(torch.softmax(logits / temperature, -1).tolist(), uniforms.tolist(), strict=True):
         sums = [sum(row[: j + 1]) for j in range(len(row) - 1)]
@@ -154,7 +156,7 @@ RIGHT = [
         "check_logprobs_of",
         lambda x, ids, T: ((x / T).gather(2, ids[..., None]) - (x / T).logsumexp(2, True))[..., 0],
     ),
-    ("check_choose", loop_choose),
+    ("check_sample_token", loop_sample_token),
     ("check_completion_mask", loop_mask),
     ("check_completion_mask", lambda ids, eos: F.pad((ids == eos).long().cumsum(1)[:, :-1], (1, 0)) == 0),
     ("check_group_advantages", loop_group),
@@ -227,12 +229,12 @@ WRONG = [
     ("check_logprobs_of", lambda x, ids, T: logprobs_of(x, ids) / T, "divide the logits, before log_softmax"),
     ("check_logprobs_of", lambda x, ids, T: logprobs_of(x, ids, 1 / T), "multiply the logits"),
     ("check_logprobs_of", lambda x, ids, T: logprobs_of(x, ids, T).exp(), "probabilities"),
-    ("check_choose", multinomial, "do not follow from uniforms"),
-    ("check_choose", lambda x, u, T: choose(x, u, 1.0), "sample at temperature 1"),
-    ("check_choose", lambda x, u, T: choose(x, u, 1 / T), "multiply the logits"),
-    ("check_choose", lambda x, u, T: (x.argmax(1), torch.zeros(len(x))), "most probable"),
-    ("check_choose", lambda x, u, T: (choose(x, u, T)[0], choose(x, u, T)[1].exp()), "logarithm"),
-    ("check_choose", lambda x, u, T: choose(x, u, T)[0], "Return two tensors"),
+    ("check_sample_token", multinomial, "do not follow from uniforms"),
+    ("check_sample_token", lambda x, u, T: sample_token(x, u, 1.0), "sample at temperature 1"),
+    ("check_sample_token", lambda x, u, T: sample_token(x, u, 1 / T), "multiply the logits"),
+    ("check_sample_token", lambda x, u, T: (x.argmax(1), torch.zeros(len(x))), "most probable"),
+    ("check_sample_token", lambda *of: (sample_token(*of)[0], sample_token(*of)[1].exp()), "logarithm"),
+    ("check_sample_token", lambda x, u, T: sample_token(x, u, T)[0], "Return two tensors"),
     ("check_completion_mask", lambda ids, eos: (ids == eos).cumsum(1) == 0, "EOS is left out"),
     ("check_completion_mask", lambda ids, eos: ids != 0, "padding only"),
     ("check_completion_mask", lambda ids, eos: torch.ones_like(ids).bool(), "Nothing is masked"),
@@ -424,6 +426,20 @@ def test_the_checks_work_in_double_precision_and_under_no_grad():
             assert museum.failures(given, 7) == {}
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_two_means_that_are_equal_by_chance_are_told_apart():
+    check.check_penalized_loss(grpo_loss, seed=46561099)  # drew a batch of which both means were the same
+
+
+def test_two_checks_of_one_name_are_refused():
+    with pytest.raises(OptionError, match="two checks are called check_kl_k1, in .*checks.kl and in"):
+
+        @register("kl.kl_k1")
+        def check_kl_k1(implementation, draw):
+            """Another one."""
+
+    assert museum.failures({"check_kl_k1": lambda p, q: q - p}, seed=0), "the first one is kept"
 
 
 def test_every_check_shows_its_signature_and_says_how_it_calls():

@@ -105,17 +105,43 @@ def repository(tmp_path):
     return Copy(tmp_path)
 
 
+CUT_OFF = '''
+def kl_k4(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""The estimate k3 of a gap that counts up to 2 nats: bounded where the policy has dropped a token.
+
+    .. math:: k_4 = e^{d} - 1 - d, \\qquad d = \\mathrm{clamp}(\\delta, -2, 2)
+
+    Arguments, result and errors as for :func:`kl_k1`. When it is wrong: as the number to report.
+    """
+    delta = _delta(logprobs, ref_logprobs, mask).clamp(-2, 2)
+    return torch.expm1(delta) - delta
+
+
+KL_ESTIMATORS = {'''
+CUT_OFF_TEST = """
+
+def test_k4_is_k3_up_to_a_gap_of_two_and_has_no_gradient_beyond():
+    from nanogrpo.grpo import GRPOConfig
+    from nanogrpo.kl import kl_k4
+
+    logprobs = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    found = kl_k4(logprobs, torch.tensor([1.0, 2.0, 9.0], dtype=torch.float64))
+    right = [math.e - 2, math.exp(2) - 3, math.exp(2) - 3]
+    close(found, torch.tensor(right, dtype=torch.float64), "cut off at 2")
+    assert torch.autograd.grad(found.sum(), logprobs)[0][2] == 0
+    assert GRPOConfig(max_new_tokens=3, kl_estimator="k4").estimator == "k4"
+"""
+
+
 @pytest.mark.slow
 def test_another_kl_estimator(repository):
-    repository.edit("nanogrpo/kl.py", "torch.expm1(delta) - delta", "torch.expm1(delta) - 1.0 * delta")
-    repository.append(
-        "tests/test_kl.py",
-        "\n\ndef test_k3_at_a_gap_of_one():\n"
-        "    found = kl_k3(torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))\n"
-        "    close(found, math.e - 2, 'e - 1 - 1')\n",
-    )
+    repository.edit("nanogrpo/kl.py", "\nKL_ESTIMATORS = {", CUT_OFF)
+    repository.edit("nanogrpo/kl.py", '"k3": kl_k3}', '"k3": kl_k3, "k4": kl_k4}')
+    repository.edit("nanogrpo/kl.py", '"k2", "k3"]', '"k2", "k3", "k4"]')
+    repository.append("tests/test_kl.py", CUT_OFF_TEST)
     assert repository.touched == files("Change the KL estimator")
-    repository.test("tests/test_kl.py")
+    repository.test(*[f"tests/test_{name}.py" for name in ("kl", "losses", "reachable", "museum")])
+    assert "k4" in repository.python("-m", "nanogrpo", "grpo", "--help")
 
 
 SOFT = '''

@@ -372,7 +372,7 @@ def test_a_scale_that_does_not_go_with_the_baseline_is_refused(baseline):
         ({"num_mini_batches": 0}, OptionError), ({"num_mini_batches": 33}, OptionError),
         ({"max_resamples": -1}, OptionError),
         ({"overlong_buffer": -1}, OptionError), ({"overlong_buffer": 5}, OptionError),
-        ({"kl_in": "advantage"}, OptionError), ({"kl_estimator": "k4"}, OptionError),
+        ({"kl_in": "advantage"}, OptionError), ({"kl_estimator": "kl"}, OptionError),
         ({"aggregation": "mean"}, OptionError), ({"scale_rewards": "std"}, OptionError),
         ({"temperature": 0.0}, OptionError), ({"temperature": -1.0}, OptionError),
     ],

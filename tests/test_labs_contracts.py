@@ -84,7 +84,7 @@ def test_there_are_enough_wrong_answers(lab, step):
 
 @quick_step
 def test_each_broken_promise_fails_and_is_named(lab, step):
-    if step == "improve":
+    if step == "update":
         pytest.skip("slow: the training of a policy, see the test below")
     must_fail(lab, step, by_hand(step))
 
@@ -101,7 +101,7 @@ def test_right_answers_pass_two_hundred_fresh_seeds(lab, step):
     """A check draws for several seeds at each call; the loop of lab 5 takes too long for so many."""
     cell = steps(lab)[step][1].source
     rows = [("the solution", None), *answers(lab).RIGHT[step]]
-    seeds = {"train": 4, "improve": 60}.get(step, 200)
+    seeds = {"train": 4, "update": 60}.get(step, 200)
     for name, source in rows:
         namespace = dict(solution(lab, step)[1])
         if source is not None:
@@ -128,10 +128,10 @@ def test_the_inputs_of_a_failure_can_be_had():
         check.inputs("check_nonsense", 0)
 
 
-@pytest.mark.parametrize("step", ["choose", "kl_penalty"])
+@pytest.mark.parametrize("step", ["sample_token", "kl_penalty"])
 def test_a_graded_cell_brings_its_own_check(step):
     """A name that the notebook gave away costs nothing, and gains nothing."""
-    lab = "lab1" if step == "choose" else "lab6"
+    lab = "lab1" if step == "sample_token" else "lab6"
     names = dict.fromkeys(["check", *re.findall(r"\bcheck_\w+", steps(lab)[step][1].source)], "mine")
     right, namespace = solution(lab, step)
     assert run(steps(lab)[step][1], {**namespace, **names, step: right}) is None

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from nanogrpo import grpo, kl, losses, rollout, tokenizer
+from nanogrpo import grpo, kl, losses, rollout, step, tokenizer
 from nanogrpo.errors import MuseumError
 from nanogrpo.teach import check, museum
 from nanogrpo.teach.checks.registry import CHECKS
@@ -86,13 +86,13 @@ def test_a_name_that_is_none_lists_the_names():
 
 
 def test_installed_reaches_every_holder_and_leaves_nothing_behind():
-    before = (losses.KL_ESTIMATORS["k3"], losses.kl_k3, grpo.KL_ESTIMATORS["k3"], kl.kl_k3)
+    before = (losses.KL_ESTIMATORS["k3"], step.kl_k3, grpo.KL_ESTIMATORS["k3"], kl.kl_k3)
     with pytest.raises(RuntimeError, match="stop"):
         with museum.installed("k3 reversed") as broken:
-            inside = (losses.KL_ESTIMATORS["k3"], losses.kl_k3, grpo.KL_ESTIMATORS["k3"], kl.kl_k3)
+            inside = (losses.KL_ESTIMATORS["k3"], step.kl_k3, grpo.KL_ESTIMATORS["k3"], kl.kl_k3)
             assert all(f is broken.kl_k3 for f in inside)
             raise RuntimeError("stop")
-    assert (losses.KL_ESTIMATORS["k3"], losses.kl_k3, grpo.KL_ESTIMATORS["k3"], kl.kl_k3) == before
+    assert (losses.KL_ESTIMATORS["k3"], step.kl_k3, grpo.KL_ESTIMATORS["k3"], kl.kl_k3) == before
 
 
 def test_installed_changes_what_a_trainer_calls():
@@ -102,4 +102,4 @@ def test_installed_changes_what_a_trainer_calls():
         assert grpo.grpo_loss(logprobs, logprobs, None, torch.tensor([1.0]), mask)[0] == -right
     with museum.installed("pad equal to eos"):
         assert tokenizer.CharTokenizer("ab").eos_id == 0
-    assert tokenizer.CharTokenizer("ab").eos_id == 1 and rollout.choose is not None
+    assert tokenizer.CharTokenizer("ab").eos_id == 1 and rollout.sample_token is not None

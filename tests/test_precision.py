@@ -24,7 +24,7 @@ from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.optim import AdamW
 from nanogrpo.pretrain import PretrainConfig
 from nanogrpo.pretrain import train as pretrain
-from nanogrpo.rollout import choose, draw_uniforms, logprobs_of, token_logprobs
+from nanogrpo.rollout import draw_uniforms, logprobs_of, sample_token, token_logprobs
 from nanogrpo.tasks import Addition, exact_match
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -69,7 +69,7 @@ def test_tokens_are_drawn_with_their_exact_probabilities(dtype, size, temperatur
     logits = (2 * torch.randn(size, generator=torch.Generator().manual_seed(size))).to(dtype)
     grid = even_grid(1 << 16, dtype)
     expected = torch.softmax(logits.double() / temperature, -1)
-    frequency = choose(logits.expand(len(grid), size), grid, temperature)[0].bincount(minlength=size)
+    frequency = sample_token(logits.expand(len(grid), size), grid, temperature)[0].bincount(minlength=size)
     frequency = frequency / len(grid)
     distance = 0.5 * (frequency - expected).abs().sum()
     assert distance < size / len(grid), f"{distance:.1e} off in total variation"
@@ -81,7 +81,7 @@ def test_a_large_vocabulary_is_drawn_in_its_order(dtype):
     logits = torch.randn(50_000, generator=torch.Generator().manual_seed(0)).to(dtype)
     grid = even_grid(64, dtype)
     right = torch.searchsorted(logits.double().softmax(-1).cumsum(0), grid.double())
-    assert (choose(logits.expand(64, -1), grid)[0] - right).abs().max() <= 1
+    assert (sample_token(logits.expand(64, -1), grid)[0] - right).abs().max() <= 1
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -127,10 +127,10 @@ def test_coarse_or_impossible_uniform_numbers_are_refused():
     logits = torch.randn(3, V)
     for dtype in HALF + [torch.int64, torch.bool]:
         with pytest.raises(DTypeError, match="too coarse"):
-            choose(logits, torch.ones(3).to(dtype))
+            sample_token(logits, torch.ones(3).to(dtype))
     for value in (1.5, float("nan"), float("inf")):
         with pytest.raises(NonFiniteError, match="uniform number"):
-            choose(logits, torch.full((3,), value))
+            sample_token(logits, torch.full((3,), value))
     for value in (0.0, -0.5, 1.5, float("nan")):
         for path in PATHS:
             with pytest.raises(OptionError, match="uniform number"):
@@ -140,7 +140,7 @@ def test_coarse_or_impossible_uniform_numbers_are_refused():
 def test_float64_numbers_choose_with_float32_logits():
     logits = torch.randn(100, V)
     u = draw_uniforms(100, 1, torch.Generator().manual_seed(0), torch.zeros(1, dtype=torch.float64))[:, 0]
-    tokens, logprobs = choose(logits, u)
+    tokens, logprobs = sample_token(logits, u)
     right = torch.searchsorted(logits.double().softmax(-1).cumsum(-1), u[:, None])[:, 0]
     assert (tokens != right).sum() <= 1 and logprobs.dtype == torch.float32
 
@@ -570,7 +570,7 @@ def invariants(call, check=lambda result: None):
 @pytest.mark.slow
 @settings(max_examples=500)
 @given(data=st.data())
-def test_fuzz_choose_and_log_probs(data):
+def test_fuzz_sample_token_and_log_probs(data):
     logits, uniforms = data.draw(tensors()), data.draw(tensors())
     if data.draw(st.booleans()):
         uniforms = torch.rand(logits.shape[:-1]).clamp(min=1e-6)
@@ -586,7 +586,7 @@ def test_fuzz_choose_and_log_probs(data):
         else:
             assert (logprobs.isnan() | (logprobs == 0)).all()
 
-    invariants(lambda: choose(logits, uniforms, temperature), check)
+    invariants(lambda: sample_token(logits, uniforms, temperature), check)
     ids = data.draw(tensors())
     invariants(lambda: logprobs_of(logits, ids, temperature), lambda result: result.dtype in FULL)
 

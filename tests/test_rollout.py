@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from nanogrpo.errors import BlockSizeError, OptionError
 from nanogrpo.model import GPT, GPTConfig
-from nanogrpo.rollout import choose, completion_logits, draw_uniforms, generate, logprobs_of, token_logprobs
+from nanogrpo.rollout import (
+    completion_logits,
+    draw_uniforms,
+    generate,
+    logprobs_of,
+    sample_token,
+    token_logprobs,
+)
 
 V, BLOCK, PAD, EOS = 7, 16, 0, 1
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -165,9 +172,9 @@ def test_temperature_zero_takes_the_most_probable_token():
 
 
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=6), st.floats(0, 1, exclude_min=True))
-def test_choose_inverts_the_cumulative_distribution(logits, u):
+def test_sample_token_inverts_the_cumulative_distribution(logits, u):
     p = torch.tensor(logits, dtype=torch.float64).softmax(0)
-    token, logprob = choose(p.log()[None], torch.tensor([u], dtype=torch.float64))
+    token, logprob = sample_token(p.log()[None], torch.tensor([u], dtype=torch.float64))
     below, upto = p[: int(token)].sum(), p[: int(token) + 1].sum()
     assert below - 1e-12 <= u <= upto + 1e-12
     torch.testing.assert_close(logprob[0], p[token[0]].log())
@@ -176,7 +183,7 @@ def test_choose_inverts_the_cumulative_distribution(logits, u):
 @pytest.mark.parametrize("u", [1e-45, 0.5, 1.0])
 def test_a_token_of_probability_zero_is_never_chosen(u):
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
-    assert choose(logits, torch.tensor([u]))[0] in (1, 2)
+    assert sample_token(logits, torch.tensor([u]))[0] in (1, 2)
 
 
 def test_uniform_numbers_are_never_zero():
@@ -205,4 +212,4 @@ def test_numbers_that_no_memory_holds_are_not_drawn(rows, tokens):
 @pytest.mark.parametrize("temperature", [Fraction(1, 2), 10**400, 1e39, True])
 def test_a_temperature_that_no_logit_can_be_divided_by_is_refused(temperature):
     with pytest.raises(OptionError, match="temperature"):
-        choose(torch.zeros(1, 3), torch.ones(1), temperature)
+        sample_token(torch.zeros(1, 3), torch.ones(1), temperature)

@@ -9,7 +9,7 @@ import torch
 from widgetcheck import PHONE, WIDE, call, mount
 
 from nanogrpo.errors import OptionError
-from nanogrpo.rollout import choose
+from nanogrpo.rollout import sample_token
 from nanogrpo.show.widgets.temperature import TemperatureExplorer, explored_choice
 
 LABELS = ["pad", "eos", "a", "b", "c", "space"]
@@ -46,7 +46,7 @@ def test_uniform_numbers_choose_each_token_as_often_as_its_probability_says():
 def test_the_choice_is_that_of_the_rollout():
     z = torch.tensor(CONTEXTS["two"], dtype=torch.float64)
     for u in (0.1, 0.5, 0.9):
-        token, logprob = choose(z, torch.tensor(u, dtype=torch.float64), 1.3)
+        token, logprob = sample_token(z, torch.tensor(u, dtype=torch.float64), 1.3)
         found = explored_choice(z.tolist(), 1.3, u)
         assert found["chosen"] == token and found["probabilities"][token] == pytest.approx(logprob.exp())
 

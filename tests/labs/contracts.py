@@ -134,17 +134,17 @@ def gumbel(logits, uniforms, temperature=1.0):
 
 def reseeded(logits, uniforms, temperature=1.0):
     generator = torch.Generator().manual_seed(int(uniforms.sum() * 1e4))
-    return rollout.choose(logits, 1 - torch.rand(len(uniforms), generator=generator), temperature)
+    return rollout.sample_token(logits, 1 - torch.rand(len(uniforms), generator=generator), temperature)
 
 
 def tokens_of(change):
-    """A ``choose`` whose tokens are changed, with log-probs that belong to them."""
+    """A ``sample_token`` whose tokens are changed, with log-probs that belong to them."""
 
-    def choose(logits, uniforms, temperature=1.0):
-        tokens = change(rollout.choose(logits, uniforms, temperature)[0], logits)
+    def sample_token(logits, uniforms, temperature=1.0):
+        tokens = change(rollout.sample_token(logits, uniforms, temperature)[0], logits)
         return tokens, S.logprobs_of(logits[:, None], tokens[:, None], temperature)[:, 0]
 
-    return choose
+    return sample_token
 
 
 def completing(
@@ -156,7 +156,7 @@ def completing(
     def complete(model, prompt, uniforms, eos_id):
         text, logprobs = prompt, []
         for t in range(len(uniforms) - last):
-            token, logprob = rollout.choose(model(read(text)[None])[:, -1], number(uniforms, t)[None])
+            token, logprob = rollout.sample_token(model(read(text)[None])[:, -1], number(uniforms, t)[None])
             text = torch.cat([text, token])
             logprobs.append(logprob)
             if stop(int(token), eos_id, t):
@@ -224,36 +224,40 @@ LAB1 = [
     ),
     ("token_logprobs", "temperature 2", lambda m, p, n, ids: token_logprobs(m, p, n, ids, 2.0)),
     ("token_logprobs", "averages over the prefix", lambda *a: token_logprobs(*a).cumsum(1)),
-    ("choose", "its own random numbers", multinomial),
-    ("choose", "Gumbel noise of its own", gumbel),
-    ("choose", "other numbers from these", reseeded),
-    ("choose", "from the top", lambda z, u, T=1.0: rollout.choose(z, 1 - u, T)),
+    ("sample_token", "its own random numbers", multinomial),
+    ("sample_token", "Gumbel noise of its own", gumbel),
+    ("sample_token", "other numbers from these", reseeded),
+    ("sample_token", "from the top", lambda z, u, T=1.0: rollout.sample_token(z, 1 - u, T)),
     (
-        "choose",
+        "sample_token",
         "vocabulary backwards",
-        lambda z, u, T=1.0: [(z.shape[1] - 1 - t, p) for t, p in [rollout.choose(z.flip(1), u, T)]][0],
+        lambda z, u, T=1.0: [(z.shape[1] - 1 - t, p) for t, p in [rollout.sample_token(z.flip(1), u, T)]][0],
     ),
-    ("choose", "sorted by probability", sorted_choice),
-    ("choose", "first row for all", lambda z, u, T=1.0: rollout.choose(z[:1].expand_as(z), u, T)),
-    ("choose", "first number for all", lambda z, u, T=1.0: rollout.choose(z, u[:1].expand_as(u), T)),
-    ("choose", "numbers of other rows", lambda z, u, T=1.0: rollout.choose(z, u.roll(1), T)),
-    ("choose", "no guard at 1", unguarded),
-    ("choose", "no guard in the search", unguarded_search),
-    ("choose", "the first of none", argmax_of_truth),
-    ("choose", "one token early", tokens_of(lambda t, z: (t - 1).clamp(min=0))),
-    ("choose", "one token late", tokens_of(lambda t, z: (t + 1).clamp(max=z.shape[1] - 1))),
-    ("choose", "never the last token", tokens_of(lambda t, z: t.clamp(max=z.shape[1] - 2))),
+    ("sample_token", "sorted by probability", sorted_choice),
+    ("sample_token", "first row for all", lambda z, u, T=1.0: rollout.sample_token(z[:1].expand_as(z), u, T)),
     (
-        "choose",
+        "sample_token",
+        "first number for all",
+        lambda z, u, T=1.0: rollout.sample_token(z, u[:1].expand_as(u), T),
+    ),
+    ("sample_token", "numbers of other rows", lambda z, u, T=1.0: rollout.sample_token(z, u.roll(1), T)),
+    ("sample_token", "no guard at 1", unguarded),
+    ("sample_token", "no guard in the search", unguarded_search),
+    ("sample_token", "the first of none", argmax_of_truth),
+    ("sample_token", "one token early", tokens_of(lambda t, z: (t - 1).clamp(min=0))),
+    ("sample_token", "one token late", tokens_of(lambda t, z: (t + 1).clamp(max=z.shape[1] - 1))),
+    ("sample_token", "never the last token", tokens_of(lambda t, z: t.clamp(max=z.shape[1] - 2))),
+    (
+        "sample_token",
         "numbers, not ids",
-        lambda z, u, T=1.0: [(t.float(), p) for t, p in [rollout.choose(z, u, T)]][0],
+        lambda z, u, T=1.0: [(t.float(), p) for t, p in [rollout.sample_token(z, u, T)]][0],
     ),
     (
-        "choose",
+        "sample_token",
         "log-prob of the best token",
-        lambda z, u, T=1.0: (rollout.choose(z, u, T)[0], torch.log_softmax(z / T, -1).amax(-1)),
+        lambda z, u, T=1.0: (rollout.sample_token(z, u, T)[0], torch.log_softmax(z / T, -1).amax(-1)),
     ),
-    ("choose", "numbers squared", lambda z, u, T=1.0: rollout.choose(z, u**2, T)),
+    ("sample_token", "numbers squared", lambda z, u, T=1.0: rollout.sample_token(z, u**2, T)),
     ("complete", "the end is 1", completing(stop=lambda token, eos, t: token == 1)),
     ("complete", "one token short", completing(last=1)),
     ("complete", "never stops at the first token", completing(stop=lambda token, eos, t: t and token == eos)),
@@ -887,7 +891,7 @@ def shared_loss(name, change):
     return [(step, name, change) for step in ("grpo_loss", "kl_penalty")]
 
 
-def improving(
+def updating(
     updates=lambda n: n,
     ref=lambda policy, reference: reference,
     old=None,
@@ -897,7 +901,7 @@ def improving(
     stop=None,
     policy_of=lambda policy: policy,
 ):
-    def improve(policy, reference, optimizer, rollout, advantages, beta_, num_updates):
+    def update(policy, reference, optimizer, rollout, advantages, beta_, num_updates):
         batch = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
         mask, found = rollout.completion_mask, []
         model = policy_of(policy)
@@ -916,23 +920,23 @@ def improving(
                 break
         return after(found)
 
-    return improve
+    return update
 
 
 def reference_moves(policy, reference, optimizer, rollout, advantages, beta, num_updates):
-    found = S.improve(policy, reference, optimizer, rollout, advantages, beta, num_updates)
+    found = S.update(policy, reference, optimizer, rollout, advantages, beta, num_updates)
     reference.load_state_dict(policy.state_dict())
     return found
 
 
 def new_optimizer(policy, reference, optimizer, rollout, advantages, beta, num_updates):
-    return S.improve(
+    return S.update(
         policy, reference, torch.optim.SGD(policy.parameters(), 0.1), rollout, advantages, beta, num_updates
     )
 
 
 def normalized(policy, reference, optimizer, rollout, advantages, beta, num_updates):
-    return S.improve(policy, reference, optimizer, rollout, advantages - 0.3, beta, num_updates)
+    return S.update(policy, reference, optimizer, rollout, advantages - 0.3, beta, num_updates)
 
 
 def clipped_gradient(policy, reference, optimizer, rollout, advantages, beta, num_updates):
@@ -946,7 +950,7 @@ def clipped_gradient(policy, reference, optimizer, rollout, advantages, beta, nu
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 1e-3)
             step()
 
-    return S.improve(policy, reference, Clipping, rollout, advantages, beta, num_updates)
+    return S.update(policy, reference, Clipping, rollout, advantages, beta, num_updates)
 
 
 def looping(rows=None, group=None, advantages=None, steps=lambda n: n, reward=None, mean=None, texts=None):
@@ -1169,30 +1173,30 @@ LAB5 = [
             [S.grpo_loss(*(x[i : i + 1] for x in (p, o, q, A, m)), beta) for i in range(len(p))]
         ),
     ),
-    ("improve", "one update too many", improving(updates=lambda n: n + 1)),
-    ("improve", "one update too few", improving(updates=lambda n: n - 1)),
-    ("improve", "two updates always", improving(updates=lambda n: 2)),
+    ("update", "one update too many", updating(updates=lambda n: n + 1)),
+    ("update", "one update too few", updating(updates=lambda n: n - 1)),
+    ("update", "two updates always", updating(updates=lambda n: 2)),
     (
-        "improve",
+        "update",
         "stops when the loss rises",
-        improving(stop=lambda found: len(found) > 1 and found[-1] > found[-2]),
+        updating(stop=lambda found: len(found) > 1 and found[-1] > found[-2]),
     ),
     (
-        "improve",
+        "update",
         "stops when the loss falls",
-        improving(stop=lambda found: len(found) > 1 and found[-1] < found[-2]),
+        updating(stop=lambda found: len(found) > 1 and found[-1] < found[-2]),
     ),
-    ("improve", "KL to the policy itself", improving(ref=lambda policy, reference: copy.deepcopy(policy))),
-    ("improve", "old log-probs of now", improving(old=lambda logprobs: logprobs.detach())),
-    ("improve", "beta is 0.1", improving(beta=lambda b: 0.1)),
-    ("improve", "losses in another order", improving(after=lambda found: found[::-1])),
-    ("improve", "mean of the losses", improving(after=lambda found: sum(found) / len(found))),
-    ("improve", "gradients add up", improving(clear=False)),
-    ("improve", "trains a copy", improving(policy_of=copy.deepcopy)),
-    ("improve", "the reference follows", reference_moves),
-    ("improve", "an optimizer of its own", new_optimizer),
-    ("improve", "advantages shifted", normalized),
-    ("improve", "gradient clipped", clipped_gradient),
+    ("update", "KL to the policy itself", updating(ref=lambda policy, reference: copy.deepcopy(policy))),
+    ("update", "old log-probs of now", updating(old=lambda logprobs: logprobs.detach())),
+    ("update", "beta is 0.1", updating(beta=lambda b: 0.1)),
+    ("update", "losses in another order", updating(after=lambda found: found[::-1])),
+    ("update", "mean of the losses", updating(after=lambda found: sum(found) / len(found))),
+    ("update", "gradients add up", updating(clear=False)),
+    ("update", "trains a copy", updating(policy_of=copy.deepcopy)),
+    ("update", "the reference follows", reference_moves),
+    ("update", "an optimizer of its own", new_optimizer),
+    ("update", "advantages shifted", normalized),
+    ("update", "gradient clipped", clipped_gradient),
     ("train", "with replacement", looping(rows=with_replacement)),
     ("train", "first rows", looping(rows=lambda order, n, g, step: list(range(len(order))))),
     (

@@ -46,12 +46,12 @@ def last_column_mask(ids, eos_id):
 
 
 def chosen_by(tokens_of):
-    def choose(logits, uniforms, temperature=1.0):
+    def sample_token(logits, uniforms, temperature=1.0):
         probs = torch.softmax(logits / temperature, -1)
         tokens = tokens_of(probs, uniforms[:, None])[:, 0].clamp(max=logits.shape[1] - 1)
         return tokens, S.logprobs_of(logits[:, None], tokens[:, None], temperature)[:, 0]
 
-    return choose
+    return sample_token
 
 
 def strictly(probs, u):
@@ -70,7 +70,7 @@ def end_anywhere(model, prompt, uniforms, eos_id):
     """Looks for the end in the whole text, the prompt included."""
     text, logprobs = prompt, []
     for u in uniforms:
-        token, logprob = rollout.choose(model(text[None])[:, -1], u[None])
+        token, logprob = rollout.sample_token(model(text[None])[:, -1], u[None])
         text = torch.cat([text, token])
         logprobs.append(logprob)
         if eos_id in text:
@@ -122,7 +122,7 @@ def with_metrics(logprobs, old, ref, advantages, mask, beta=0.0):
 
 
 def overwriting(policy, reference, optimizer, rollout, advantages, beta, num_updates):
-    found = S.improve(policy, reference, optimizer, rollout, advantages, beta, num_updates)
+    found = S.update(policy, reference, optimizer, rollout, advantages, beta, num_updates)
     ids = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids)
     rollout.logprobs.copy_(token_logprobs(policy, *ids).detach())
     return found
@@ -152,17 +152,17 @@ def numbered(generator, step):
     return torch.Generator().manual_seed(step)
 
 
-ONE_ROW = ["logprobs_of", "choose", "perplexity", "bradley_terry", "preference_probs", "reward_pooling",
+ONE_ROW = ["logprobs_of", "sample_token", "perplexity", "bradley_terry", "preference_probs", "reward_pooling",
            "token_rewards", "gae", "whiten", "clipped_surrogate", "value_loss", "leave_one_out",
            "group_advantages", "policy_loss", "kl_k3", "importance_ratio"]  # fmt: skip
 WRONG = [
     *[(step, "one row alone loses its axis", squeezed(step)) for step in ONE_ROW],
     *[(step, "lists for tensors", listed(step))
-      for step in ("completion_mask", "choose", "complete", "gae", "mean_and_error")],
+      for step in ("completion_mask", "sample_token", "complete", "gae", "mean_and_error")],
     ("completion_mask", "an end in the last column is left out", last_column_mask),
-    ("choose", "the sum must exceed u", chosen_by(strictly)),
-    ("choose", "numbers cut at 0.99", chosen_by(cut_number)),
-    ("choose", "the last token from 0.99 on", chosen_by(near_one_is_last)),
+    ("sample_token", "the sum must exceed u", chosen_by(strictly)),
+    ("sample_token", "numbers cut at 0.99", chosen_by(cut_number)),
+    ("sample_token", "the last token from 0.99 on", chosen_by(near_one_is_last)),
     ("complete", "an end in the prompt stops it", end_anywhere),
     ("preference_probs", "no temperature below 0.1", lambda a, b, t: S.preference_probs(a, b, max(t, 0.1))),
     ("preference_probs", "exp overflows at a low temperature", shares_of_exp),
@@ -174,7 +174,7 @@ WRONG = [
     ("grpo_loss", "the reference is no constant", own_delta),
     ("grpo_loss", "a loss and its metrics", with_metrics),
     ("kl_penalty", "a loss and its metrics", with_metrics),
-    ("improve", "old log-probs overwritten", overwriting),
+    ("update", "old log-probs overwritten", overwriting),
     ("train", "samples with numbers of its own", looping(numbered)),
     ("train", "no update of a step of tied groups", looping(skip=lambda A: not A.abs().sum())),
 ]  # fmt: skip

@@ -125,43 +125,44 @@ def token_logprobs(model, prompt_ids, prompt_lens, completion_ids):
             "def token_logprobs(*arguments):\n    return -rollout.token_logprobs(*arguments)",
         ),
     ],
-    "choose": [
+    "sample_token": [
         (
             "greedy",
             "most probable token",
-            "def choose(logits, uniforms, temperature=1.0):\n"
+            "def sample_token(logits, uniforms, temperature=1.0):\n"
             "    best = logits.argmax(-1)\n"
             "    return best, rollout.logprobs_of(logits, best, temperature)",
         ),
         (
             "no temperature",
             "sample at temperature 1",
-            "def choose(logits, uniforms, temperature=1.0):\n    return rollout.choose(logits, uniforms)",
+            "def sample_token(logits, uniforms, temperature=1.0):\n"
+            "    return rollout.sample_token(logits, uniforms)",
         ),
         (
             "temperature multiplied",
             "multiply the logits by the temperature",
-            "def choose(logits, uniforms, temperature=1.0):\n"
-            "    return rollout.choose(logits * temperature, uniforms)",
+            "def sample_token(logits, uniforms, temperature=1.0):\n"
+            "    return rollout.sample_token(logits * temperature, uniforms)",
         ),
         (
             "log-probs of another temperature",
             "log-probs are those of temperature 1, while",
-            "def choose(logits, uniforms, temperature=1.0):\n"
-            "    tokens, _ = rollout.choose(logits, uniforms, temperature)\n"
+            "def sample_token(logits, uniforms, temperature=1.0):\n"
+            "    tokens, _ = rollout.sample_token(logits, uniforms, temperature)\n"
             "    return tokens, rollout.logprobs_of(logits, tokens)",
         ),
         (
             "probabilities",
             "take their logarithm",
-            "def choose(logits, uniforms, temperature=1.0):\n"
-            "    tokens, logprobs = rollout.choose(logits, uniforms, temperature)\n"
+            "def sample_token(logits, uniforms, temperature=1.0):\n"
+            "    tokens, logprobs = rollout.sample_token(logits, uniforms, temperature)\n"
             "    return tokens, logprobs.exp()",
         ),
         (
             "all tokens alike",
             "every token equally often",
-            "def choose(logits, uniforms, temperature=1.0):\n"
+            "def sample_token(logits, uniforms, temperature=1.0):\n"
             "    tokens = (uniforms * logits.shape[-1]).ceil().long() - 1\n"
             "    return tokens, rollout.logprobs_of(logits, tokens, temperature)",
         ),
@@ -174,7 +175,7 @@ def token_logprobs(model, prompt_ids, prompt_lens, completion_ids):
 def complete(model, prompt, uniforms, eos_id):
     text, logprobs = prompt, []
     for u in uniforms:
-        token, logprob = rollout.choose(model(text[None])[:, -1], u[None])
+        token, logprob = rollout.sample_token(model(text[None])[:, -1], u[None])
         if token.item() == eos_id:
             break
         text = torch.cat([text, token])
@@ -189,7 +190,7 @@ def complete(model, prompt, uniforms, eos_id):
 def complete(model, prompt, uniforms, eos_id):
     text, logprobs = prompt, []
     for u in uniforms:
-        token, logprob = rollout.choose(model(text[None])[:, -1], u[None])
+        token, logprob = rollout.sample_token(model(text[None])[:, -1], u[None])
         text = torch.cat([text, token])
         logprobs.append(logprob)
     return text[len(prompt) :], torch.cat(logprobs)
@@ -202,7 +203,7 @@ def complete(model, prompt, uniforms, eos_id):
 def complete(model, prompt, uniforms, eos_id):
     text, logprobs = prompt, []
     for u in uniforms:
-        token, logprob = rollout.choose(model(text[None, -1:])[:, -1], u[None])
+        token, logprob = rollout.sample_token(model(text[None, -1:])[:, -1], u[None])
         text = torch.cat([text, token])
         logprobs.append(logprob)
         if token.item() == eos_id:
@@ -215,7 +216,7 @@ def complete(model, prompt, uniforms, eos_id):
             "as if it were the first",
             """
 def complete(model, prompt, uniforms, eos_id):
-    tokens, logprobs = rollout.choose(model(prompt[None])[:, -1].expand(len(uniforms), -1), uniforms)
+    tokens, logprobs = rollout.sample_token(model(prompt[None])[:, -1].expand(len(uniforms), -1), uniforms)
     n = int(rollout.completion_mask(tokens[None], eos_id).sum())
     return tokens[:n], logprobs[:n]
 """,
@@ -227,7 +228,7 @@ def complete(model, prompt, uniforms, eos_id):
 def complete(model, prompt, uniforms, eos_id):
     text, logprobs = prompt, []
     for u in uniforms:
-        token, logprob = rollout.choose(model(text[None])[:, 0], u[None])
+        token, logprob = rollout.sample_token(model(text[None])[:, 0], u[None])
         text = torch.cat([text, token])
         logprobs.append(logprob)
         if token.item() == eos_id:
@@ -242,7 +243,7 @@ def complete(model, prompt, uniforms, eos_id):
 def complete(model, prompt, uniforms, eos_id):
     text, logprobs = prompt, []
     for u in uniforms:
-        token, logprob = rollout.choose(model(text[None])[:, -1], u[None])
+        token, logprob = rollout.sample_token(model(text[None])[:, -1], u[None])
         text = torch.cat([text, token])
         logprobs.append(logprob)
         if token.item() == eos_id:
@@ -366,11 +367,11 @@ def token_logprobs(model, prompt_ids, prompt_lens, completion_ids):
         ),
         ("the package's", "token_logprobs = rollout.token_logprobs"),
     ],
-    "choose": [
+    "sample_token": [
         (
             "loop",
             """
-def choose(logits, uniforms, temperature=1.0):
+def sample_token(logits, uniforms, temperature=1.0):
     probs = torch.softmax(logits / temperature, -1)
     tokens = []
     for p, u in zip(probs.tolist(), uniforms.tolist(), strict=True):
@@ -386,7 +387,7 @@ def choose(logits, uniforms, temperature=1.0):
         (
             "counting",
             """
-def choose(logits, uniforms, temperature=1.0):
+def sample_token(logits, uniforms, temperature=1.0):
     cdf = torch.softmax(logits / temperature, -1).cumsum(-1)
     tokens = (cdf < uniforms[:, None]).sum(-1).clamp(max=logits.shape[-1] - 1)
     return tokens, rollout.logprobs_of(logits, tokens, temperature)
@@ -401,7 +402,7 @@ def complete(model, prompt, uniforms, eos_id):
     ids, logprobs = [], []
     while len(ids) < len(uniforms) and eos_id not in ids:
         logits = model(torch.tensor([prompt.tolist() + ids]))[0, -1]
-        token, logprob = rollout.choose(logits, uniforms[len(ids)])
+        token, logprob = rollout.sample_token(logits, uniforms[len(ids)])
         ids.append(token.item())
         logprobs.append(logprob.item())
     return torch.tensor(ids), torch.tensor(logprobs)

@@ -44,7 +44,7 @@ def grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=0.0):
 """
 
 
-def _improve(
+def _update(
     lines="optimizer.zero_grad(); loss.backward(); optimizer.step()",
     old="rollout.logprobs",
     ref="reference",
@@ -53,7 +53,7 @@ def _improve(
     back="losses",
 ):
     return f"""
-def improve(policy, reference, optimizer, rollout, advantages, beta, num_updates):
+def update(policy, reference, optimizer, rollout, advantages, beta, num_updates):
     batch, losses = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids), []
     for _ in range(num_updates):
         logprobs = token_logprobs(policy, *batch)
@@ -190,39 +190,39 @@ WRONG = {
         ),
         ("no clip", "Nothing is clipped", _loss(surrogate="-ratio * advantages[:, None] * mask")),
     ],
-    "improve": [
-        ("no step", "have not moved", _improve("optimizer.zero_grad(); loss.backward()")),
-        ("gradients kept", "zero_grad", _improve("loss.backward(); optimizer.step()")),
-        ("ascent", "you ascend", _improve("optimizer.zero_grad(); (-loss).backward(); optimizer.step()")),
+    "update": [
+        ("no step", "have not moved", _update("optimizer.zero_grad(); loss.backward()")),
+        ("gradients kept", "zero_grad", _update("loss.backward(); optimizer.step()")),
+        ("ascent", "you ascend", _update("optimizer.zero_grad(); (-loss).backward(); optimizer.step()")),
         (
             "cleared too late",
             "have not moved",
-            _improve("loss.backward(); optimizer.zero_grad(); optimizer.step()"),
+            _update("loss.backward(); optimizer.zero_grad(); optimizer.step()"),
         ),
         (
             "step first",
             "backward first",
-            _improve("optimizer.step(); optimizer.zero_grad(); loss.backward()"),
+            _update("optimizer.step(); optimizer.zero_grad(); loss.backward()"),
         ),
         (
             "step at the top",
             "never used",
-            _improve("loss.backward()").replace(
+            _update("loss.backward()").replace(
                 "logprobs = token", "optimizer.step(); optimizer.zero_grad()\n        logprobs = token", 1
             ),
         ),
-        ("one update", "updated once", _improve().replace("range(num_updates)", "range(1)")),
-        ("old made anew", "made anew", _improve(old="logprobs.detach()")),
-        ("policy as reference", "no pull", _improve(ref="policy")),
-        ("beta forgotten", "no pull", _improve(options="beta=0.0")),
-        ("everything counts", "Padding counts", _improve(mask="torch.ones_like(rollout.completion_mask)")),
-        ("token mean", "mean over tokens", _improve(options="beta=beta, aggregation='token_mean'")),
-        ("last loss", "losses of all updates", _improve(back="loss.item()")),
+        ("one update", "updated once", _update().replace("range(num_updates)", "range(1)")),
+        ("old made anew", "made anew", _update(old="logprobs.detach()")),
+        ("policy as reference", "no pull", _update(ref="policy")),
+        ("beta forgotten", "no pull", _update(options="beta=0.0")),
+        ("everything counts", "Padding counts", _update(mask="torch.ones_like(rollout.completion_mask)")),
+        ("token mean", "mean over tokens", _update(options="beta=beta, aggregation='token_mean'")),
+        ("last loss", "losses of all updates", _update(back="loss.item()")),
         (
             "log-probs once",
             "inside the loop",
             """
-def improve(policy, reference, optimizer, rollout, advantages, beta, num_updates):
+def update(policy, reference, optimizer, rollout, advantages, beta, num_updates):
     batch, losses = (rollout.prompt_ids, rollout.prompt_lens, rollout.completion_ids), []
     logprobs, ref = token_logprobs(policy, *batch), token_logprobs(reference, *batch)
     mask = rollout.completion_mask
@@ -357,12 +357,12 @@ def grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=0.0):
             _loss("(per_token * (mask / mask.sum(1, keepdim=True) / len(mask))).sum()"),
         ),
     ],
-    "improve": [
-        ("cleared after the step", _improve("loss.backward(); optimizer.step(); optimizer.zero_grad()")),
+    "update": [
+        ("cleared after the step", _update("loss.backward(); optimizer.step(); optimizer.zero_grad()")),
         (
             "completion by completion",
             """
-def improve(policy, reference, optimizer, rollout, advantages, beta, num_updates):
+def update(policy, reference, optimizer, rollout, advantages, beta, num_updates):
     losses, B, G = [], len(rollout.completion_ids), rollout.group_size
     for _ in range(num_updates):
         optimizer.zero_grad()

@@ -77,7 +77,7 @@ def rollout_of(path: str, shape: str) -> Callable[[], None]:
     def without_cache():
         rows = ids.repeat_interleave(G, 0)
         for numbers in rollout.draw_uniforms(T, P * G, generator, model.head.weight):
-            chosen, _ = rollout.choose(model(rows)[:, -1], numbers)
+            chosen, _ = rollout.sample_token(model(rows)[:, -1], numbers)
             rows = torch.cat([rows, chosen.unsqueeze(1)], 1)
 
     def sample():

@@ -20,7 +20,7 @@ from nanogrpo.show.widgets import ON_ONE_LINE, script
 # What is shown, and the lines of the package that compute it, in the order of the flow.
 SOURCES = {
     "tokens": "nanogrpo.packed.generate",
-    "log-probs": "nanogrpo.rollout.choose",
+    "log-probs": "nanogrpo.rollout.sample_token",
     "reward": "nanogrpo.tasks.exact_match",
     "advantage": "nanogrpo.advantages.group_advantages",
     "ratio": "nanogrpo.losses.importance_ratio",

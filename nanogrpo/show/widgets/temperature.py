@@ -10,12 +10,12 @@ import traitlets
 
 from nanogrpo.errors import OptionError
 from nanogrpo.kl import entropy
-from nanogrpo.rollout import choose
+from nanogrpo.rollout import sample_token
 from nanogrpo.show.widgets import script
 
 
 def explored_choice(logits: Sequence[float], temperature: float, uniform: float) -> dict:
-    r"""Probabilities at a temperature, their entropy, and the choice of :func:`nanogrpo.rollout.choose`.
+    r"""Probabilities at a temperature, their entropy, and what :func:`nanogrpo.rollout.sample_token` takes.
 
     .. math:: p_i = \frac{e^{z_i / \tau}}{\sum_j e^{z_j / \tau}}, \qquad
               H = -\sum_i p_i \log p_i
@@ -42,7 +42,7 @@ def explored_choice(logits: Sequence[float], temperature: float, uniform: float)
     if not 0 < uniform <= 1:
         raise OptionError(f"uniform is {uniform}; it must be above 0 and at most 1")
     z = torch.tensor(logits, dtype=torch.float64)  # (V,)
-    chosen, _ = choose(z, torch.tensor(uniform, dtype=torch.float64), temperature)
+    chosen, _ = sample_token(z, torch.tensor(uniform, dtype=torch.float64), temperature)
     if temperature == 0:
         p = torch.zeros_like(z)
         p[chosen] = 1.0

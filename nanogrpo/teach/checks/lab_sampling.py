@@ -21,7 +21,7 @@ def _complete(
     """All tokens of a completion, ends ignored, ``(2, N)`` with their log-probs; or a mistake in the loop."""
     text, columns = prompt, []
     for u in uniforms:
-        token, logprob = rollout.choose(model(reads(text, prompt)[None])[:, at], u[None])
+        token, logprob = rollout.sample_token(model(reads(text, prompt)[None])[:, at], u[None])
         text = torch.cat([text, token])
         columns.append(torch.stack([token.to(logprob), logprob]))
     return torch.cat(columns, 1)
@@ -101,9 +101,10 @@ def _wrong_completions(
                                                      "has number t."),
         (_complete(model, prompt, uniforms.roll(-1)), "The uniform numbers are used one too early: token t "
                                                       "has number t."),
-        (_complete(model, prompt, 1 - uniforms), "1 - u is used for u: hand the numbers to choose as they "
-                                                 "are."),
-        (_greedy(model, prompt, N), "You always take the most probable token: use choose with uniforms[t]."),
+        (_complete(model, prompt, 1 - uniforms),
+         "1 - u is used for u: hand the numbers to sample_token as they are."),
+        (_greedy(model, prompt, N),
+         "You always take the most probable token: use sample_token with uniforms[t]."),
     ]  # fmt: skip
     others += [(_complete(model, prompt, uniforms, lambda text, prompt, k=k: text[-k:]),
                 f"The model reads the last {k} tokens only: give it the prompt and all tokens so "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo import losses
+from nanogrpo.kl import kl_k3
 from nanogrpo.teach.checks.compare import Mistakes, agree, call, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
@@ -175,7 +176,7 @@ def check_penalty(implementation: Callable, batch: tuple, beta: float, how: str)
         return loss(*batch) - loss(*batch, beta=0.0)
 
     def penalty(logprobs, old_logprobs, ref_logprobs, advantages, mask):
-        return beta * losses.aggregate(losses.kl_k3(logprobs, ref_logprobs, mask), mask, how)
+        return beta * losses.aggregate(kl_k3(logprobs, ref_logprobs, mask), mask, how)
 
     known = _penalties(batch, beta, how)
     agree("what beta adds to the loss", added, penalty, batch, known, trained=(0,))
@@ -184,7 +185,7 @@ def check_penalty(implementation: Callable, batch: tuple, beta: float, how: str)
 def _penalties(batch: tuple, beta: float, how: str) -> Mistakes:
     logprobs, old, ref, _, mask = batch
     aggregate = partial(losses.aggregate, how=how)
-    delta, unmasked = ref - logprobs, losses.kl_k3(logprobs, ref)
+    delta, unmasked = ref - logprobs, kl_k3(logprobs, ref)
     k3, lengths = torch.where(mask, unmasked, 0.0), mask.sum(1)
     average = "average them as you average the rest of the loss."
     right = beta * aggregate(k3, mask)
@@ -205,7 +206,7 @@ def _penalties(batch: tuple, beta: float, how: str) -> Mistakes:
             "Your k3 is reversed: delta = ref_logprobs - logprobs.",
         ),
         (
-            beta * aggregate(losses.kl_k3(logprobs, old), mask),
+            beta * aggregate(kl_k3(logprobs, old), mask),
             "This is the KL to the policy that sampled: take ref_logprobs.",
         ),
         (right / beta, "Beta has no influence on your penalty."),
@@ -276,7 +277,7 @@ def check_grpo_loss(implementation: Callable, draw: Draw) -> None:
     mask[:2] = True
     A = advantages[:, None].expand_as(mask)
     x = losses.clipped_surrogate(steps.exp(), advantages, mask, 0.2, 0.2)
-    with_kl = x + losses.kl_k3(logprobs.detach(), ref, mask)
+    with_kl = x + kl_k3(logprobs.detach(), ref, mask)
     mistakes = [
         *loss_mistakes(steps.exp(), A, mask),
         (aggregate(-logprobs.detach() * A, mask), "This is REINFORCE: the ratio is missing."),

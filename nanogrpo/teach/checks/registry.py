@@ -54,9 +54,16 @@ def register(*takes: str | tuple[str, Callable[[ModuleType], Callable]], rounds:
         takes: What it is given when the package itself is checked: ``"kl.kl_k1"``, or a file's name and a
             function that makes an implementation of its module.
         rounds: How many times it draws.
+
+    Raises:
+        OptionError: Another check has the name already; it would no longer be run.
     """
 
     def decorate(once: Callable) -> Callable:
+        if there := CHECKS.get(once.__name__):
+            places = " and in ".join(check.__module__ for check in (there.once, once))
+            raise OptionError(f"two checks are called {once.__name__}, in {places}; rename one of them")
+
         @functools.wraps(once)
         def run(implementation: Callable, seed: int | None = None) -> None:
             first = random.SystemRandom().randrange(1 << 30) if seed is None else seed

@@ -136,8 +136,8 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
 
 
-@register("rollout.choose", rounds=2)
-def check_choose(implementation: Callable, draw: Draw) -> None:
+@register("rollout.sample_token", rounds=2)
+def check_sample_token(implementation: Callable, draw: Draw) -> None:
     """``f(logits, uniforms, temperature)``: one sampled token a row, and its log-prob at that temperature."""
     N, V, temperature = 40, draw.integer(4, 6), (0.4, 2.5)[draw.integer(0, 1)]
     logits = 1.5 * draw.normal(N, V)
@@ -170,7 +170,7 @@ def check_choose(implementation: Callable, draw: Draw) -> None:
     ]
     compare(names[1], logprobs, rollout.logprobs_of(logits, tokens, temperature), mistakes, atol=1e-4)
     first = (logits[:1], uniforms[:1], temperature)
-    agree_in_parts(names, implementation, rollout.choose, first, ((), ()), atol=1e-4)
+    agree_in_parts(names, implementation, rollout.sample_token, first, ((), ()), atol=1e-4)
     _at_one(implementation, draw, temperature)
     _near_one(implementation, draw, temperature)
 
@@ -184,7 +184,7 @@ def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: 
         )
 
     def of(logits: Tensor = logits, uniforms: Tensor = uniforms, temperature: float = temperature) -> Tensor:
-        return rollout.choose(logits, uniforms, temperature)[0]
+        return rollout.sample_token(logits, uniforms, temperature)[0]
 
     own = "Take the first token whose cumulative probability, in the order of the ids, reaches u"
     ranked, order = logits.sort(-1, descending=True)
