@@ -21,22 +21,24 @@ CELLS = nbformat.read(ROOT / "book/labs/source/lab5/lab5.ipynb", as_version=4).c
 LEARN = next(cell.source for cell in CELLS if cell.id == "lab5-learn")
 # What is wrong -> an edit of the solution, and a word of the message.
 WRONG = {
-    "sign": ("mean().backward()", "mean().neg().backward()", "another gradient"),
+    "sign": ("mean().backward()", "mean().neg().backward()", "The loss is negated"),
     "no learning": ("optimizer.step()", "pass", "optimizer.step was called 0"),
     "a step behind": ("optimizer.zero_grad()\n", "optimizer.step()\n", "It stopped with RuntimeError"),
     "gradients add up": ("optimizer.zero_grad()\n", "pass\n", "zero_grad"),
     "mean over tokens": (
         "(per_token.sum(1) / mask.sum(1)).mean()",
         "(per_token.sum() / mask.sum())",
-        "another gradient",
+        "over all tokens of the batch",
     ),
     "mean over positions": (
         "(per_token.sum(1) / mask.sum(1)).mean()",
         "per_token.mean()",
-        "another gradient",
+        "over padding",
     ),
-    "a reward, not a price": ("config.beta * torch", "-config.beta * torch", "another gradient"),
-    "KL without beta": ("config.beta * torch", "torch", "another gradient"),
+    "a reward, not a price": ("config.beta * torch", "-config.beta * torch", "The KL is subtracted"),
+    "KL without beta": ("config.beta * torch", "torch", "not multiplied by config.beta"),
+    "a loss scaled": ("mean().backward()", "mean().mul(0.1).backward()", "another gradient"),
+    "a sum over completions": ("(1)).mean().backward()", "(1)).sum().backward()", "add up the completions"),
     "one update": ("range(config.num_iterations)", "range(1)", "was called 2 times"),
     "one step": ("range(config.max_steps)", "range(1)", "was called"),
     "old log-probs made anew": ("rollout.logprobs, A", "logprobs.detach(), A", "those of sampling"),
@@ -57,7 +59,7 @@ WRONG = {
     "KL at padding": (
         "torch.where(mask, kl_of(logprobs, ref_logprobs), 0.0)",
         "kl_of(logprobs, ref_logprobs)",
-        "another gradient",
+        "KL of padding counts",
     ),
     "the reference is the policy": (
         "token_logprobs(reference, *batch)",
@@ -77,7 +79,27 @@ WRONG = {
     "nothing returned": ("return means", "return None", "Return a list"),
     "the last reward": ("return means", "return means[-1]", "Return a list"),
     "the sum of rewards": ("rewards.mean().item()", "rewards.sum().item()", "Return a list"),
-    "a prompt only": ("order[:P]", "order[:1] * P", "it is in the loop"),
+    "a prompt only": ("order[:P]", "order[:1] * P", "draws a prompt twice"),
+    "with replacement": (
+        "torch.randperm(len(problems), generator=generator)",
+        "torch.randint(40, (P,), generator=generator)",
+        "draws a prompt twice",
+    ),
+    "prompts by a chance of their own": (
+        "torch.randperm(len(problems), generator=generator)",
+        "torch.randperm(len(problems))",
+        "drew other prompts",
+    ),
+    "samples by a chance of their own": (
+        "config, generator)",
+        "config, torch.Generator())",
+        "Two generators sampled the same completions",
+    ),
+    "the first prompts always": (
+        "torch.randperm(len(problems), generator=generator)",
+        "torch.arange(P)",
+        "drew the same prompts",
+    ),
     "unwritten": (
         "    ### BEGIN SOLUTION\n",
         "    raise NotImplementedError\n",

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nanogrpo.teach.capstone.words import WordTask, race, reversing
+from nanogrpo.teach.capstone.draws import check_draws
+from nanogrpo.teach.capstone.words import WordTask, race, reversing, weak_policy
 from nanogrpo.teach.check import CheckFailed
 
 REACHED = 0.8  # held-out success that a loop must reach
@@ -37,6 +38,7 @@ def check_learn(learn: Callable, pieces: tuple[Callable, ...], seed: int | None 
     task = reversing(seed)
     try:
         _look(learn, pieces, task, seed)
+        check_draws(learn, task, weak_policy(task, seed), seed)
         found = race(learn, task, seed, pieces)
     except NotImplementedError as error:
         raise CheckFailed("Nothing is written here yet, or in a step that this one uses.") from error
@@ -62,6 +64,7 @@ class Witness:
     kls: list[tuple] = field(default_factory=list)
     steps: list[list[Tensor]] = field(default_factory=list)  # gradients at each step of the optimizer
     wanted: list[list[Tensor]] = field(default_factory=list)  # those of the loss that the text asks for
+    mistakes: list[dict[str, list[Tensor]]] = field(default_factory=list)  # those of the usual mistakes in it
 
     def advantages_of(self, rewards):
         """Of a batch."""
@@ -100,9 +103,38 @@ class Witness:
         (*_, mask, _, _, per_token), kl = self.losses[-1], self.kls[-1][-1]
         if not per_token.requires_grad or per_token.shape != mask.shape or kl.shape != mask.shape:
             return
-        total = per_token + BETA * torch.where(mask, kl, 0.0)
-        loss = (torch.where(mask, total, 0.0).sum(1) / mask.sum(1)).mean()
-        self.wanted.append([*torch.autograd.grad(loss, self.weights, retain_graph=True)])
+        loss = _mean(per_token + BETA * torch.where(mask, kl, 0.0), mask)
+        self.wanted.append(self._gradient(loss))
+        few = _wrong_losses(per_token, kl, mask) if len(self.wanted) <= UPDATES else {}
+        self.mistakes.append({sentence: self._gradient(wrong) for sentence, wrong in few.items()})
+
+    def _gradient(self, loss: Tensor) -> list[Tensor]:
+        return list(torch.autograd.grad(loss, self.weights, retain_graph=True))
+
+
+def _mean(per_token: Tensor, mask: Tensor) -> Tensor:
+    return (torch.where(mask, per_token, 0.0).sum(1) / mask.sum(1)).mean()
+
+
+def _wrong_losses(per_token: Tensor, kl: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """What the usual mistakes make of the loss."""
+    inside = torch.where(mask, kl, 0.0)
+    total = torch.where(mask, per_token, 0.0) + BETA * inside
+    both = "take the mean of each completion, then the mean of those."
+    return {
+        "The loss is negated: the policy learns the opposite.": -_mean(total, mask),
+        f"Your mean runs over all tokens of the batch: {both}": total.sum() / mask.sum(),
+        f"Your mean runs over padding, too: {both}": total.mean(),
+        f"You add up the tokens of a completion: {both}": total.sum(1).mean(),
+        f"You add up the completions: {both}": _mean(total, mask) * len(mask),
+        f"You add up all tokens: {both}": total.sum(),
+        "The KL is missing: config.beta times kl_of.": _mean(per_token, mask),
+        "The KL is not multiplied by config.beta.": _mean(per_token + inside, mask),
+        "The KL is subtracted: distance costs, and does not pay.": _mean(per_token - BETA * inside, mask),
+        "The KL of padding counts: mask it, torch.where.": (
+            (per_token + BETA * kl).sum(1) / mask.sum(1)
+        ).mean(),
+    }
 
 
 def _look(learn: Callable, pieces: tuple[Callable, ...], task: WordTask, seed: int) -> None:
@@ -171,10 +203,22 @@ def _look_at_update(seen: Witness, number: int) -> None:
     moved = start > 0 and torch.allclose(reference[mask], old[mask], atol=1e-3)
     if not torch.equal(reference, seen.kls[start][1]) or moved:
         raise CheckFailed("The reference's log-probs are those of the reference, not of the policy.")
-    got, wanted = (torch.cat([g.flatten() for g in all[number]]) for all in (seen.steps, seen.wanted))
-    if not torch.cosine_similarity(got, wanted, 0) > 0.999:
+    got, wanted = (_flat(all[number]) for all in (seen.steps, seen.wanted))
+    if not _close(got, wanted):
+        for sentence, wrong in seen.mistakes[number].items():
+            if _close(got, _flat(wrong)) and not _close(wanted, _flat(wrong)):
+                raise CheckFailed(f"In update {number % UPDATES + 1} of a batch: {sentence}")
         raise CheckFailed(
             f"In update {number % UPDATES + 1} of a batch the optimizer is given another gradient than that "
             "of the loss: loss_of plus beta times kl_of at sampled tokens, the mean of each completion, the "
             "mean of those. Or that of an earlier update is still in it: optimizer.zero_grad()."
         )
+
+
+def _flat(gradient: list[Tensor]) -> Tensor:
+    return torch.cat([g.flatten() for g in gradient])
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """In direction and in length."""
+    return bool(torch.cosine_similarity(a, b, 0) > 0.999 and (a.norm() / b.norm() - 1).abs() < 0.01)
