@@ -77,7 +77,7 @@ def test_the_engine_computes_what_the_package_computes(tmp_path):
 @needs_node()
 @pytest.mark.slow
 def test_the_engine_computes_what_the_package_computes_over_twenty_steps(tmp_path):
-    cases = random_cases(60, seed=0, steps=[1, 20])
+    cases = random_cases(50, seed=2, steps=[1, 20])
     for name in VARIED:
         assert len({case["setting"][name] for case in cases}) > 1, f"all cases have one {name}"
     assert {case["setting"]["bug"] for case in cases} == set(twin.BUGS)

@@ -20,12 +20,30 @@ RUN = """(m, { config, weights, setting, steps }) => {
 WEIGHTS = """(m, { config, weights, setting }) => {
   const trainer = new m.Trainer(new m.GPT(config, Float64Array.from(weights)), setting);
   const lengths = trainer.step()[1].rollout.mask.map((row) => row.length);
-  const counts = { num_sequences: lengths.length, num_tokens: lengths.reduce((a, b) => a + b, 0), max_length: 10 };
+  const num_tokens = lengths.reduce((a, b) => a + b, 0);
+  const counts = { num_sequences: lengths.length, num_tokens, max_length: 10 };
   const [short, long] = [Math.min(...lengths), Math.max(...lengths)];
   const weigh = (length) => m.tokenWeight(length, trainer.config.aggregation, counts);
   return [short, long, weigh(long) / weigh(short)];
 }"""
 PAGES = {"quickstart", "length-bias", "over-optimization", "zero-variance", "entropy", "kl", "masks"}
+
+
+def test_a_preset_has_what_the_page_needs():
+    for preset in PRESETS.values():
+        assert {"name", "title", "settings", "chapter", "notice", "effects"} == set(preset)
+        assert 1 <= len(preset["settings"]) <= 2 and preset["effects"]
+        for setting in preset["settings"]:
+            twin.options_of(setting)
+    assert {preset["chapter"].removesuffix(".html") for preset in PRESETS.values()} == PAGES
+
+
+def cases(preset: dict, steps: int, seeds=SEEDS) -> list[dict]:
+    model = playground.load()
+    weights = torch.nn.utils.parameters_to_vector(model.parameters()).tolist()
+    config = vars(model.config)
+    return [
+        {"config": config, "weights": weights, "steps": steps, "setting": setting | {"seed": seed}}
         for seed in seeds
         for setting in preset["settings"]
     ]
