@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nanogrpo.errors import LogError, os_errors
+from nanogrpo.errors import LogError, os_errors, shown
 
 FREE = "free some space, or choose another folder"
 
@@ -78,14 +78,15 @@ class CSVLog:
                 raise LogError(f"{self.path}: {name}={value!r} is no text of one line")
             return value
         try:
-            if getattr(value, "ndim", 0):
+            if getattr(value, "ndim", 0) or type(value).__name__ == "MaskedConstant":  # of NumPy
                 raise TypeError
             number = float(value.detach() if hasattr(value, "detach") else value)
             if not (math.isnan(number) or number == value):
                 raise TypeError
         except (TypeError, ValueError, OverflowError, RuntimeError):
             raise LogError(
-                f"{self.path}: {name}={value!r:.80} is no number that a log can hold; give an int or a float"
+                f"{self.path}: {name}={shown(value):.80} is no number that a log can hold; "
+                "give an int or a float"
             ) from None
         return int(number) if _whole(value) else float.__repr__(number)
 
@@ -144,8 +145,9 @@ def _path(path: str | os.PathLike) -> Path:
         text = os.fspath(path)
         if not isinstance(text, str) or "\0" in text or not text:
             raise TypeError
+        os.fsencode(text)
         return Path(text)
-    except TypeError:
+    except (TypeError, UnicodeEncodeError):
         raise LogError(f"{path!r} is no name of a file") from None
 
 

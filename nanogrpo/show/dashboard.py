@@ -27,6 +27,7 @@ from nanogrpo.show.live import add_row
 from nanogrpo.show.plotting import LABELS, check_metrics, plot_runs
 from nanogrpo.state import TrainState
 from nanogrpo.tasks import Problem, RewardFunction
+from nanogrpo.together import check_config
 from nanogrpo.tokenizer import CharTokenizer
 
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -34,8 +35,19 @@ PAUSE = 0.02  # seconds between two steps in which the kernel hears the buttons
 REDRAW = 1.0  # seconds between two drawings
 
 
+class _Number(traitlets.CFloat):
+    """A number; where it is none, the slider's name is said."""
+
+    def validate(self, obj, value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise OptionError(f"{obj.description}={value!r} is no number that the slider can take")
+        return float(value)
+
+
 class _Slider(ipywidgets.FloatSlider):
     """A slider that refuses a value outside its range; ipywidgets would silently take the nearest end."""
+
+    value = _Number(0.0).tag(sync=True)
 
     @traitlets.validate("value")
     def _validate_value(self, proposal):
@@ -44,6 +56,8 @@ class _Slider(ipywidgets.FloatSlider):
 
 class _LogSlider(ipywidgets.FloatLogSlider):
     """Likewise, for a slider of exponents."""
+
+    value = _Number(1.0).tag(sync=True)
 
     @traitlets.validate("value")
     def _validate_value(self, proposal):
@@ -95,6 +109,7 @@ class Dashboard:
         config: grpo.GRPOConfig,
         metrics: Sequence[str] = ("reward", "kl"),
     ):
+        check_config(config, grpo.GRPOConfig)
         check_metrics(metrics)
         if not 0 < config.learning_rate < math.inf:
             raise OptionError(
@@ -231,6 +246,8 @@ class Dashboard:
 
     def description(self) -> str:
         """The curves in words."""
+        if not self.columns:
+            return "0 steps of training."
         ends = [
             f"{LABELS.get(name, name)} from {self.columns[name][0]:.3g} to {self.columns[name][-1]:.3g}"
             for name in self.metrics

@@ -1,12 +1,12 @@
 """Watch a training run from a notebook: a progress bar, and curves that are redrawn while it runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from IPython.display import DisplayHandle, display
 from tqdm import tqdm
 
-from nanogrpo.errors import LogError, NanoGRPOError, check_whole
+from nanogrpo.errors import LogError, NanoGRPOError, check_whole, shown
 from nanogrpo.show.plotting import Columns, check_metrics, plot_runs
 
 
@@ -38,6 +38,10 @@ def watch(
     check_metrics(metrics)
     check_whole("every", every, 1)
     check_whole("window", window, 1)
+    if total is not None:
+        check_whole("total", total, 0)
+    if not isinstance(rows, Iterable):
+        raise LogError(f"the rows are {shown(rows):.80}; give what train(...) returns, which yields them")
     columns: dict[str, list[float]] = {}
     handle = None
     with tqdm(total=total, desc=name) as bar:
@@ -66,6 +70,8 @@ def add_row(columns: dict[str, list[float]], row: Mapping[str, float], metrics: 
         LogError: a metric that is to be drawn, or the step, is not in the row or no number, or the row has
             other metrics than those before; the columns are as they were.
     """
+    if not isinstance(row, Mapping):
+        raise LogError(f"the run yields {shown(row):.80}, and no rows, which are dicts of metrics")
     for name in ("step", *metrics):
         if name not in row:
             raise LogError(f"the run has no metric {name!r}; it has {', '.join(map(str, row))}")

@@ -14,9 +14,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nanogrpo.errors import LogError, NanoGRPOError, OptionError, check_whole
+from nanogrpo.errors import LogError, NanoGRPOError, OptionError, check_whole, shown
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+TOO_LARGE = 1e307  # for Matplotlib, which takes differences
 LINES = ("-", "--", ":", "-.")  # for the first seven runs, the next seven, and so on
 
 # What each metric of the logs is, with its unit. Any other column is drawn under its own name.
@@ -62,6 +63,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     >>> smooth([1.0, 3.0, 5.0], window=2)
     [1.0, 2.0, 4.0]
     """
+    values = _numbers(values, window)
     return [sum(values[max(0, i + 1 - window) : i + 1]) / min(window, i + 1) for i in range(len(values))]
 
 
@@ -71,11 +73,20 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     >>> running_mean([1.0, float("nan"), 3.0, 5.0], window=2)
     [1.0, 1.0, 3.0, 4.0]
     """
-    means = []
+    values, means = _numbers(values, window), []
     for i in range(len(values)):
         finite = [v for v in values[max(0, i + 1 - window) : i + 1] if math.isfinite(v)]
         means.append(sum(finite) / len(finite) if finite else math.nan)
     return means
+
+
+def _numbers(values: Sequence[float], window: int) -> list[float]:
+    """Values to be averaged as floats; raises OptionError or LogError where window or values are none."""
+    check_whole("window", window, 1)
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise LogError(f"a running mean is one of numbers; {error}") from None
 
 
 def draw_metric(
@@ -92,6 +103,8 @@ def draw_metric(
         OptionError: ``window`` is no whole number above 0.
     """
     check_whole("window", window, 1)
+    if not isinstance(runs, Mapping) or not all(isinstance(columns, Mapping) for columns in runs.values()):
+        raise LogError(f"runs={shown(runs):.80} must be the columns of each run by its name")
     if not runs:
         raise LogError("there is no run to draw; give at least one log")
     crosses = 0
@@ -127,6 +140,8 @@ def _column(name: str, columns: Columns, metric: str) -> list[float]:
         values = [float(value) for value in columns[metric]]
     except (TypeError, ValueError, OverflowError):
         raise LogError(f"{name} has something else than numbers in its column {metric!r}") from None
+    if any(TOO_LARGE < abs(value) < math.inf for value in values):
+        raise LogError(f"{name} has a {metric!r} that is too large to be drawn, above {TOO_LARGE:g}")
     if not values:
         raise LogError(f"{name} has no rows, so there is nothing to draw; the run wrote no step")
     return values
@@ -162,7 +177,7 @@ def plot_runs(
         plt.close(figure)  # else a notebook would show what there is of it
         raise
     how = f": every step thin, mean of {window} steps thick" if window > 1 else ""
-    figure.suptitle(plain(" and ".join(runs) + how), fontsize=9, color="#555555")
+    figure.suptitle(plain(" and ".join(map(str, runs)) + how), fontsize=9, color="#555555")
     figure.tight_layout()
     return figure
 

@@ -33,6 +33,8 @@ def curves(frame: pd.DataFrame, run: str, metric: str, x: str = "step") -> pd.Da
     Raises:
         LogError: no such run or metric (the message names those that there are), or a seed has a step twice.
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise LogError(f"the log is of type {type(frame).__name__}; give a table, as study_runs reads it")
     for column in ("run", "seed", x, metric):
         if column not in frame:
             raise LogError(f"the log has no column {column!r}; it has {', '.join(map(str, frame))}")
@@ -49,12 +51,14 @@ def curves(frame: pd.DataFrame, run: str, metric: str, x: str = "step") -> pd.Da
 
 
 def final(frame: pd.DataFrame, run: str, metric: str = "success") -> pd.Series:
-    """The last value of a metric, by seed, at the step where that seed ended.
+    """The last value of a metric, by seed, at the step where that seed ended; NaN where it broke there.
 
     Raises:
         LogError: as for :func:`curves`.
     """
-    return curves(frame, run, metric).ffill().iloc[-1]
+    curves(frame, run, metric)  # which checks
+    rows = frame[frame["run"] == run].sort_values("step", kind="stable")
+    return rows.drop_duplicates("seed", keep="last").set_index("seed")[metric].sort_index()
 
 
 def draw_seeds(

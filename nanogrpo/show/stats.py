@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from nanogrpo.errors import NonFiniteError, OptionError, ShapeError
+from nanogrpo.errors import NonFiniteError, OptionError, ShapeError, check_whole
 
 Values = Sequence[float]
 
@@ -90,12 +90,16 @@ def band(curves: Sequence[Values], level: float = 0.95) -> tuple[np.ndarray, np.
     or infinity, or none at all, all three are NaN: the others alone would be a mean of another kind.
     """
     broken = Interval(np.nan, np.nan, np.nan)
-    columns = [mean(column, level) if np.isfinite(column).all() else broken for column in _array(curves).T]
+    table = _array(curves)
+    if table.ndim != 2 or not table.size:
+        raise ShapeError(f"curves have shape {table.shape}; need one row a seed, with a value at each step")
+    columns = [mean(column, level) if np.isfinite(column).all() else broken for column in table.T]
     middle, low, high = (np.array(values) for values in zip(*columns, strict=True))
     return middle, low, high
 
 
 def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, level: float, seed: int) -> Interval:
+    check_whole("seed", seed, 0)
     result = stats.bootstrap(
         samples,
         statistic,
@@ -111,7 +115,11 @@ def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, level: floa
 
 
 def _array(values) -> np.ndarray:
+    if np.ma.is_masked(values):
+        raise NonFiniteError("a value is masked, which stands for none; leave it out, and say so")
     try:
+        if np.asarray(values).dtype.kind not in "biuf":
+            raise ValueError("these are none")
         return np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
         raise ShapeError(f"need numbers in rows of one length; {error}") from None

@@ -42,7 +42,7 @@ def study_log(name: str) -> Path:
     if not known:
         close = get_close_matches(str(name), checksums, n=3, cutoff=0.4) or sorted(checksums)[:3]
         raise LogError(
-            f"there is no study log {name!r}; there are {len(checksums)}, such as {', '.join(close)}"
+            f"there is no study log {name!r:.80}; there are {len(checksums)}, such as {', '.join(close)}"
         )
     if _in_checkout():
         if not (STUDIES / name).is_file():
@@ -55,8 +55,11 @@ def _is_log(name: str) -> bool:
     """Whether a name is that of a log of this checkout, which may not have a checksum yet."""
     if "\0" in name or not name.endswith(KINDS) or not _in_checkout():
         return False
-    path = (STUDIES / name).resolve()
-    return path.is_relative_to(STUDIES.resolve()) and path.is_file()
+    try:
+        path = (STUDIES / name).resolve()
+        return path.is_relative_to(STUDIES.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _fetch(name: str, sha256: str) -> Path:
