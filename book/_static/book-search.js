@@ -1,7 +1,7 @@
 // Ranks the sections of the book for a search, in place of Sphinx's own ranking; see sections.py.
 (() => {
   // Another name of a thing finds it, too.
-  const ALSO = { overoptimization: ["overoptimizing"], overoptimisation: ["overoptimizing", "overoptimization"], normalisation: ["normalization"], tokenise: ["tokenizer"], sft: ["supervised"], hacking: ["overoptimizing"] };
+  const ALSO = { overoptimization: ["overoptimizing"], tokenise: ["tokenizer"], sft: ["supervised"], hacking: ["overoptimizing"] };
   const WEIGHTS = [[/^book\/api/, 0.08], [/^book\/(bibliography|identities|defaults|speed)/, 0.3], [/^book\/labs/, 0.15], [/^book\/explorers/, 0.35], [/^book\/bug-museum/, 0.6]];
   const LATE = /^(Exercises|Further reading|What goes wrong)$/; // these have a word of everything
 
