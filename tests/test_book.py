@@ -292,3 +292,99 @@ def test_the_rollout_viewer_links_to_the_lines_of_today(visit):
     for what, name in SOURCES.items():
         viewer = page.get_by_role("group", name="A run of GRPO, token by token")
         assert viewer.get_by_role("link", name=what, exact=True).get_attribute("href") == source_link(name)
+
+
+# What the reader of a page sees in raw form: roles, directives, tables and images of Markdown, formulas.
+RAW = re.compile(
+    r"\{[\w:-]+\}`|```|:::|\|\s*:?-{3,}:?\s*\||!?\[[^\]\n]*\]\(http|\$\$|\\(?:pi|log|frac|beta)\b"
+)
+TEXT = """() => { const page = document.querySelector(".bd-article").cloneNode(true);
+  page.querySelectorAll("pre, code, script, style, .math, .katex").forEach((e) => e.remove());
+  return page.textContent; }"""
+OVERFLOW = """() => { document.querySelectorAll("details").forEach((e) => (e.open = true));
+  return [...document.querySelectorAll(".bd-article pre")].filter((e) => e.scrollWidth > e.clientWidth + 1)
+    .map((e) => e.textContent.slice(0, 60)); }"""
+# Columns that touch, and numbers that are broken over lines, in a table that pandas wrote.
+FUSED = """() => [...document.querySelectorAll("table.dataframe")].flatMap((table) => {
+  const cells = [...table.querySelectorAll("td, th")].filter((c) => c.textContent.trim());
+  const thin = cells.filter((c) => parseFloat(getComputedStyle(c).paddingLeft) < 8);
+  const lines = (c) => { const r = document.createRange(); r.selectNodeContents(c);
+    return new Set([...r.getClientRects()].map((b) => Math.round(b.top))).size; };
+  const small = cells.filter((c) => c.textContent.trim().length < 24 && !c.querySelector("br"));
+  const broken = small.filter((c) => lines(c) > 1);
+  return [...thin, ...broken].map((c) => c.textContent); })"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_in_the_reader_s_hand(visit, name):
+    """At 1280 px and on paper no code is cut off; on a phone tables are apart; nothing is raw."""
+    page = visit(name, size={"width": 1280, "height": 900})
+    assert RAW.findall(page.evaluate(TEXT)) == []
+    assert page.evaluate(OVERFLOW) == [], "code that runs off its box"
+    page.emulate_media(media="print")
+    assert page.evaluate(OVERFLOW) == [], "code that paper cuts off"
+    page.emulate_media(media="screen")
+    page.set_viewport_size(PHONE)
+    assert page.evaluate(FUSED) == []
+    title = page.locator(".solution .admonition-title").first
+    if title.count():
+        where = page.url
+        title.click()
+        assert page.url == where and "toggle-hidden" not in title.locator("..").get_attribute("class")
+    assert page.trouble == []
+
+
+@pytest.mark.slow
+def test_each_page_has_a_description_of_its_own(site):
+    found = {}
+    for path in sorted((site / "book").rglob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        said = re.findall(r'<meta name="description" content="([^"]*)"', text)
+        assert len(said) == 1 and len(said[0]) >= 40, (path.name, said)
+        assert not re.match(r"Open in Colab|\d+ points", said[0])
+        found.setdefault(said[0], []).append(path.name)
+    assert not [names for names in found.values() if len(names) > 1]
+
+
+QUERIES = {
+    "loss zero": "book/grpo",
+    "k3": "book/kl",
+    "advantage": "book/(grpo|policy-gradients|ppo|ppo-vs-grpo)",
+    "overoptimization": "book/over-optimization",
+    "length bias": "book/length-bias",
+    "GRPO": "book/(grpo|one-page)",
+    "zero variance": "book/zero-variance",
+    "entropy": "book/entropy",
+    "clip": "book/(ppo|grpo)",
+    "reward model": "book/reward-model",
+    "critic": "book/ppo",
+    "GAE": "book/ppo",
+    "mask padding": "book/masks",
+    "EOS": "book/masks",
+    "temperature": "book/(masks|tiny-gpt)",
+    "KL reward": "book/(kl|over-optimization)",
+    "baseline": "book/policy-gradients",
+    "causal attention": "book/tiny-gpt",
+    "Bradley-Terry": "book/reward-model",
+    "grpo_loss": "book/(grpo|one-page)",
+}
+
+
+@pytest.mark.slow
+def test_a_search_finds_the_section_of_a_chapter_first_and_at_once(visit):
+    page = visit("search")
+    for query, where in QUERIES.items():
+        began = page.evaluate("performance.now()")
+        page.evaluate("query => Search.performSearch(query)", query)
+        first = page.locator("#search-results a").first.get_attribute("href")
+        assert page.evaluate("performance.now()") - began < 1000, query
+        assert re.match(rf"(\./)?{where}\.html", first), (query, first)
+    assert page.trouble == []
+
+
+@pytest.mark.slow
+def test_a_search_that_finds_nothing_says_so(visit):
+    page = visit("search")
+    page.evaluate("Search.performSearch('qqqxyz')")
+    assert "Nothing was found" in page.locator("#search-results").inner_text()

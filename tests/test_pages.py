@@ -47,6 +47,18 @@ from pages import mend  # noqa: E402
             '<a href="https://colab.research.google.com/github/a/b/blob/main/book/labs/lab1.ipynb">',
             '<a href="https://colab.research.google.com/github/a/b/blob/main/book/labs/lab1.ipynb">',
         ),
+        (
+            '<meta name="description" content="Open in Colab 100 points, 90 minutes. A lab" />',
+            '<meta name="description" content="A lab" />',
+        ),
+        (
+            '<meta name="description" content="Open in Colab A KL" />',
+            '<meta name="description" content="A KL" />',
+        ),
+        (
+            '<p class="admonition-title">Solution to<a class="reference internal" href="#x"> One</a></p>',
+            '<p class="admonition-title">Solution to One</p>',
+        ),
         ('<p class="untouched">f(x) < 3</p>', '<p class="untouched">f(x) < 3</p>'),
     ],
 )
@@ -55,10 +67,31 @@ def test_markup_is_mended(given, mended):
     assert mend(mended) == mended
 
 
-def test_only_the_search_page_keeps_the_index_of_the_search():
-    text = '<script src="_static/searchtools.js?v=1"></script><script src="own.js"></script>'
-    assert mend(text) == '<script src="own.js"></script>'
-    assert mend(text, search_page=True) == text
+def test_a_folded_cell_says_what_it_holds():
+    def page(code, after=""):
+        shown = '<p class="collapsed admonition-title">Show code cell source</p>\n'
+        hidden = '<p class="expanded admonition-title">Hide code cell source</p>'
+        return f"{shown}{hidden}</summary><pre>{code}</pre></details>{after}"
+
+    def title(made):
+        return re.findall(r"admonition-title.>(.*?)</p>", made)
+
+    figure = '\n<div class="cell_output docutils container">\n<figure id="a">'
+    assert title(mend(page("<b>x</b> = 1\ny\n"))) == ["The code, 2 lines"]
+    assert title(mend(page("x", figure))) == ["The code of the figure, 1 line"]
+    assert title(mend(page("# @title Setup: a &lt; b\nx\n"))) == ["Setup: a &lt; b, 2 lines"]
+    two = mend(page("x") + page("y\nz", figure))
+    assert title(two) == ["The code, 1 line", "The code of the figure, 2 lines"]
+
+
+def test_the_search_page_has_the_search_of_the_book_and_no_page_that_of_sphinx():
+    text = '<script src="_static/searchtools.js?v=1"></script><script src="own.js"></script></body>'
+    assert mend(text) == '<script src="own.js"></script></body>'
+    made = mend(text, search_page=True)
+    assert "searchtools" not in made and re.findall(r'src="([^"]*)"', made)[1:] == [
+        "_static/sections.js",
+        "_static/book-search.js",
+    ]
 
 
 def test_icons_are_those_that_pages_or_style_sheets_use():

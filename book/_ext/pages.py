@@ -6,14 +6,19 @@ replacement keeps the book from copying their templates.
 
 from __future__ import annotations
 
+import html
 import re
+from pathlib import Path
+
+from figures import set_in
 
 # 0.5 MB of icons as a script; the style sheet draws the same ones from a font (see icons.py).
 ICON_SCRIPT = re.compile(r'\s*<script[^>]*src="[^"]*/fontawesome\.js[^"]*"[^>]*></script>')
-# The index of the search, which only a search while typing needs; the search page loads it by itself.
+# Sphinx's search, and its index; the search page has one of the book's own (sections.py, book-search.js).
 SEARCH_SCRIPTS = re.compile(
     r'\s*<script src="[^"]*(?:searchtools|language_data|searchindex)\.js[^"]*"></script>'
 )
+OWN_SEARCH = '<script src="_static/sections.js"></script><script src="_static/book-search.js"></script>'
 # A name that hides the text that is shown, so that what one sees is not what one can say.
 HIDING_NAME = re.compile(r'(<summary|<button class="[^"]*search-button-field[^"]*"[^>]*?) aria-label="[^"]*"')
 HEAD = re.compile(r"<thead>.*?</thead>", re.DOTALL)
@@ -26,11 +31,21 @@ WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 ARROW = re.compile(r'<summary>(?=<span class="toctree-toggle")')
 # The theme's button for Colab leads to the chapter itself; its Colab edition (colab.py) is made for that.
 LAUNCH = re.compile(r'(href="https://colab\.research\.google\.com/github/[^"]*/blob/main/book/)([\w-]+\.ipynb")')
-# A description is what the page begins with; the badge is no part of it.
-BADGE_WORDS = re.compile(r'(<meta (?:name|property)="(?:og:)?description" content=")Open in Colab\s+')
+# A description is what the page begins with; the badge, and the points of a lab, are no part of it.
+BADGE_WORDS = re.compile(
+    r'(<meta (?:name|property)="(?:og:)?description" content=")Open in Colab\s+(?:\d+ points, \d+ \w+\. )?'
+)
 # The title of a solution is a link to its exercise, so that a click on it jumped away and opened nothing.
 SOLUTION_LINK = re.compile(
     r'(<p class="admonition-title">Solution to)<a class="reference internal" href="[^"]*">([^<]*)</a>'
+)
+# A folded cell says what it holds: the title that it gives itself, or that it draws, and how long it is.
+FOLD = re.compile(
+    r'<p class="collapsed admonition-title">Show code cell \w+</p>\s*'
+    r'<p class="expanded admonition-title">Hide code cell \w+</p>'
+    r'(?P<rest>.*?<pre>(?P<code>.*?)</pre>.*?</details>)'
+    r'(?=(?P<figure>\s*<div class="cell_output docutils container">\s*<figure)?)',
+    re.DOTALL,
 )
 SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')
 
@@ -43,10 +58,22 @@ def mend(text: str, search_page: bool = False) -> str:
     text = HEAD.sub(lambda head: EMPTY_HEADER.sub(r"<td\1></td>", head[0]), text)
     text = WORD.sub(r"\1", text)
     text = SOLUTION_LINK.sub(r"\1\2", BADGE_WORDS.sub(r"\1", text))
+    text = FOLD.sub(name_fold, text)
     text = LAUNCH.sub(r"\1colab/\2", text)
     text = CITATION_ROLE.sub(r'\1 role="listitem"', text)
     text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
-    return text if search_page else SEARCH_SCRIPTS.sub("", text)
+    text = SEARCH_SCRIPTS.sub("", text)
+    return text.replace("</body>", f"{OWN_SEARCH}</body>") if search_page else text
+
+
+def name_fold(match: re.Match) -> str:
+    """The title of a folded cell."""
+    code = html.unescape(re.sub(r"<[^>]*>", "", match["code"])).strip()
+    own = re.match(r"# @title (.*)", code)
+    what = own[1] if own else "The code of the figure" if match["figure"] else "The code"
+    lines = code.count("\n") + 1
+    title = f"{html.escape(what, quote=False)}, {lines} line{'s' * (lines > 1)}"
+    return f'<p class="admonition-title">{title}</p>{match["rest"]}'
 
 
 def each_page(app, change) -> None:
@@ -56,5 +83,12 @@ def each_page(app, change) -> None:
 
 
 def mend_all(app) -> None:
+    def file_of(name: str) -> str:
+        images = {dest: source for source, dest in app.builder.images.items()}
+        return str(Path(app.srcdir, images[name])) if name in images else ""
+
+    def change(text, context):
+        return set_in(mend(text, context.get("pagename") == "search"), file_of)
+
     if app.builder.format == "html":
-        each_page(app, lambda text, context: mend(text, context.get("pagename") == "search"))
+        each_page(app, change)

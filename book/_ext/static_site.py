@@ -6,6 +6,7 @@
 - The Colab badge, which a notebook must name by a remote address to show it on Colab, is served here too.
 - A widget that links to lines of the package gets their numbers as they are now, not as when it was run.
 - sphinx-thebe's scripts are dropped: nothing uses them, and they are emitted twice and throw on every page.
+- The search ranks sections of chapters first (sections.py).
 - The theme's second search field is dropped.
 - What else the theme does on every page, and should not, is mended (pages.py); its icons are cut (icons.py).
 - A page with a playground gets its script, which is put together from the package (playground.js).
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from icons import write_icons
 from pages import mend_all
+from sections import write_sections
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
 from sphinxcontrib import katex
@@ -124,5 +126,6 @@ def setup(app):
     app.connect("builder-inited", mend_all)
     app.connect("build-finished", write_playground)
     app.connect("build-finished", write_icons)
+    app.connect("build-finished", write_sections)
     app.add_css_file("icons.css", priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

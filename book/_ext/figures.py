@@ -1,0 +1,151 @@
+"""The figures of the chapters, set into the page: its font, its color, its width.
+
+A chapter stores a figure as SVG, on a white ground, so that Jupyter shows it well. In the page an image would
+keep that ground in the dark, and shrink two panels to the width of a phone. So its drawing is set into the
+page: black is the color of the text, white the ground, and each panel is a drawing of its own that flows.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+SVG, LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
+IMAGE = re.compile(r'<img alt="([^"]*)" src="[^"]*_images/([^"/]+\.svg)"[^>]*/?>')
+INKS = {"#000000": "currentColor", "#ffffff": "var(--pst-color-background)"}
+NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+WIDE = 420.0  # points; on a phone the text of a wider drawing is set larger
+GAP = 3.0  # around a panel, in points
+
+ET.register_namespace("", SVG)
+ET.register_namespace("xlink", LINK[1:].split("}")[0])
+
+
+def groups(element, prefix: str = "") -> list:
+    """The groups right below an element that Matplotlib named so."""
+    return [g for g in element.findall(f"{{{SVG}}}g") if g.get("id", "").startswith(prefix)]
+
+
+def text_box(text) -> Box:
+    """About where a text stands; its width is a guess that is on the wide side."""
+    words, style = "".join(text.itertext()).strip(), text.get("style", "")
+    size = float((re.search(r"font(?:-size)?:[^;]*?([\d.]+)px", style) or [0, 10])[1])
+    turn, x, y = 0.0, float(text.get("x", 0)), float(text.get("y", 0))
+    transform = text.get("transform", "")
+    if moved := re.search(r"translate\(([^)]*)\)", transform):
+        x, y = map(float, NUMBERS.findall(moved[1])[:2])
+    if turned := re.search(r"rotate\(([^)]*)\)", transform):
+        turn = float(NUMBERS.findall(turned[1])[0])
+    width, height = 0.58 * size * len(words), size
+    before = {"middle": 0.5, "end": 1.0}.get((re.search(r"text-anchor: (\w+)", style) or [0, ""])[1], 0.0)
+    left, right = -before * width, (1 - before) * width
+    if abs(abs(turn) - 90) < 1:
+        return x - height, y - right, x + 0.3 * height, y - left
+    return x + left, y - height, x + right, y + 0.3 * height
+
+
+def frame(axes) -> Box:
+    """The rectangle of a panel's axes."""
+    path = next(groups(axes, "patch")[0].iter(f"{{{SVG}}}path"))
+    points = [float(n) for n in NUMBERS.findall(path.get("d"))]
+    return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
+
+
+def union(boxes: list[Box]) -> Box:
+    lows, highs = zip(*((box[:2], box[2:]) for box in boxes), strict=True)
+    return *map(min, zip(*lows, strict=True)), *map(max, zip(*highs, strict=True))
+
+
+def overlap(a: Box, b: Box) -> bool:
+    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
+
+
+def panels(figure) -> list[tuple[list, Box]]:
+    """What is drawn together, and where: axes whose frames overlap, or a scale of colors beside its axes."""
+    found: list[tuple[list, list[Box], Box]] = []
+    for axes in groups(figure, "axes"):
+        own = frame(axes)
+        boxes = [own, *map(text_box, axes.iter(f"{{{SVG}}}text"))]
+        narrow = found and own[2] - own[0] < 0.15 * (found[-1][2][2] - found[-1][2][0])
+        if found and (overlap(own, found[-1][2]) or narrow):
+            found[-1] = found[-1][0] + [axes], found[-1][1] + boxes, union([found[-1][2], own])
+        else:
+            found.append(([axes], boxes, own))
+    return [(axes, union(boxes)) for axes, boxes, _ in found]
+
+
+def ink(root, name: str) -> None:
+    """Colors by the page, names of its own for what a drawing refers to, and nothing that is not needed."""
+    used = set(re.findall(r"#([\w-]+)", " ".join(v for e in root.iter() for v in e.attrib.values())))
+    for element in root.iter():
+        own = element.attrib.pop("id", "")
+        if own in used:
+            element.set("id", f"{name}-{own}")
+        for key, value in element.attrib.items():
+            if key == LINK:
+                element.set(key, value.replace("#", f"#{name}-"))
+            elif key == "clip-path":
+                element.set(key, value.replace("url(#", f"url(#{name}-"))
+            elif key == "style":
+                value = re.sub(r"font-family: [^;]*(; )?", "", value)
+                value = re.sub(r"(font: [^;]*?px) [^;]*", r"\1 inherit", value)
+                element.set(key, re.sub("#(?:000000|ffffff)", lambda found: INKS[found[0]], value))
+            elif key == "d":
+                element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", " ".join(value.split())))
+
+
+def inline(svg: str, alt: str, name: str) -> str:
+    """The drawing as it stands in the page; `alt` is escaped already."""
+    root = ET.fromstring(svg)
+    left, top, width, height = map(float, root.get("viewBox").split())
+    figure = groups(root)[0]
+    for ground in groups(figure, "patch"):
+        figure.remove(ground)
+    framed = all(groups(axes, "patch") for axes in groups(figure, "axes"))
+    for axes in groups(figure, "axes"):
+        for ground in groups(axes, "patch")[:1] if framed else []:  # its color is the page's
+            next(ground.iter(f"{{{SVG}}}path")).set("style", "fill: none")
+    shared = [e for e in root.findall(f"{{{SVG}}}defs")]
+    for defs in shared:
+        for style in defs.findall(f"{{{SVG}}}style"):
+            defs.remove(style)
+    ink_of = panels(figure) if framed else []  # axes that are turned off have no frame to go by
+    others = [e for e in figure if not e.get("id", "").startswith(("axes", "text"))]
+    notes = [" ".join("".join(g.itertext()).split()) for g in groups(figure, "text")]
+    whole = len(ink_of) < 2 or bool(others) or any(
+        overlap(a[1], b[1]) for i, a in enumerate(ink_of) for b in ink_of[i + 1 :]
+    )  # fmt: skip
+    parts = [([*figure], (left, top, left + width, top + height))] if whole else ink_of
+    drawings = []
+    for i, (drawn, (x0, y0, x1, y1)) in enumerate(parts):
+        gap = 0.0 if whole else GAP
+        box = x0 - gap, y0 - gap, x1 - x0 + 2 * gap, y1 - y0 + 2 * gap
+        view = " ".join(f"{v:.1f}" for v in box)
+        one = ET.Element(f"{{{SVG}}}svg", {"viewBox": view, "aria-hidden": "true"})
+        if box[2] > WIDE:
+            one.set("class", "wide")
+        one.set("style", f"flex: {box[2]:.0f} 1 0; max-width: {1.35 * box[2]:.0f}px")
+        one.extend([*([] if i else shared), *drawn])
+        drawings.append(one)
+    stage = ET.Element("div")
+    stage.extend(drawings)
+    ink(stage, name)
+    inside = "".join(ET.tostring(one, encoding="unicode") for one in drawings)
+    said = "" if whole else "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
+    return f'<div class="drawn" role="img" aria-label="{alt}">{said}{inside}</div>'
+
+
+def set_in(text: str, folder_of) -> str:
+    """The page with each of its SVG figures set in; `folder_of` finds the file of an image by its name."""
+    count = 0
+
+    def drawn(match):
+        nonlocal count
+        count += 1
+        source = folder_of(match[2])
+        return inline(Path(source).read_text(encoding="utf-8"), match[1], f"d{count}") if source else match[0]
+
+    return IMAGE.sub(drawn, text)
