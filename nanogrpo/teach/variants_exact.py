@@ -79,8 +79,9 @@ def estimator(options: dict[str, Any], scope: Microscope, policy: GPT, group_siz
 def _weights(config: GRPOConfig, s: Sample, old: Tensor, A: Tensor, tables: dict[str, Tensor]) -> Tensor:
     weight = torch.ones_like(A)
     if config.sampler_correction not in ("none", "ratio"):
-        how = (*config.sampler_correction.split("_"), config.sampler_clip_max, config.sampler_clip_min)
-        weight = sampler_weights(old, s.old_logprobs, s.mask, *how)
+        level, rule = config.sampler_correction.split("_")
+        bounds = (config.sampler_clip_max, config.sampler_clip_min)
+        weight = sampler_weights(old, s.old_logprobs, s.mask, level, rule, *bounds)
     if config.off_policy_mask_threshold is not None:
         near = off_policy_mask(s.logprobs, s.old_logprobs, A, s.mask, config.off_policy_mask_threshold)
         weight = weight * near
@@ -99,8 +100,7 @@ def effect(
     prompt: tuple[int, ...] = (2,), max_new_tokens: int = 3, reference: GPT | None = None,
 ) -> Effect:  # fmt: skip
     """The exact effect of one variant; ``sampler`` is the policy that samples, else the policy itself."""
-    how = {"old": sampler, "reference": reference}
-    scope = Microscope(policy, [list(prompt)], max_new_tokens, **how)
+    scope = Microscope(policy, [list(prompt)], max_new_tokens, old=sampler, reference=reference)
     if sampler is not None:
         options = {"sampler": "noise", "sampler_noise": 1.0, **options}
     moments = scope.expect(estimator(options, scope, policy, group_size), rewards, group_size)
