@@ -11,7 +11,6 @@ What it leaves out, and why: a second process. What counts is which weights have
 
 import copy
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 
@@ -26,7 +25,6 @@ from nanogrpo.state import TrainState
 from nanogrpo.step import Batch
 from nanogrpo.variants import VariantConfig
 
-Config = TypeVar("Config", bound=VariantConfig)
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -128,17 +126,16 @@ def entropies(model: GPT, rollout: Rollout, config: VariantConfig) -> torch.Tens
     return in_parts(rollout, of_part)
 
 
-def adapt_entropy(batch: Batch, config: Config, state: TrainState) -> tuple[Config, dict[str, float]]:
-    """The config with this step's price of entropy, and what is paid; the price is kept in ``state``.
+def adapt_entropy(batch: Batch, config: VariantConfig, state: TrainState) -> dict[str, float]:
+    """What this step pays for entropy, as the option of that name, where it adapts itself; else nothing.
 
-    The entropy is the estimate from the sampled tokens. TRL takes that of the step before, so its price
-    comes one step later.
+    The price is kept in ``state``. The entropy is the estimate from the sampled tokens. TRL takes that of the
+    step before, so its price comes one step later.
     """
     if not config.use_adaptive_entropy:
-        return config, {}
+        return {}
     sampled = (-batch.rollout.logprobs.sum() / batch.rollout.completion_mask.sum()).item()
     before = config.entropy_coef if state.entropy_coef is None else state.entropy_coef
     bounds = (config.entropy_coef_delta, config.entropy_coef_min, config.entropy_coef_max)
     state.entropy_coef = next_entropy_coef(before, sampled, config.entropy_target, *bounds)
-    paid = state.entropy_coef if sampled <= config.entropy_target else 0.0
-    return replace(config, entropy_coef=paid), {"entropy_coef": paid}
+    return {"entropy_coef": state.entropy_coef if sampled <= config.entropy_target else 0.0}

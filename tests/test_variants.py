@@ -4,6 +4,7 @@ The world is that of ``test_exact.py``: three tokens, completions of at most thr
 """
 
 import copy
+import json
 import math
 from dataclasses import fields
 from itertools import islice
@@ -381,3 +382,14 @@ def test_a_run_with_a_stale_sampler_goes_on_to_the_bit():
     later = TrainState.start(second.parameters(), config.learning_rate, config.seed)
     later.restore(saved)
     assert [*rows, *run(second, later, 3)] == expected
+
+
+def test_a_variant_on_the_command_line_gives_its_options_unless_others_are_given(tmp_path, monkeypatch):
+    from nanogrpo.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    short = "--max-steps 1 --prompts-per-step 2 --group-size 2 --device cpu --model addition --out run"
+    main(["grpo", *short.split(), "--variant", "gspo", "--clip-high", "0.5"])
+    said = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = variant("gspo") | {"clip_high": 0.5, "variant": "gspo"}
+    assert expected.items() <= said.items()
