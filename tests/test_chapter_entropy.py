@@ -133,3 +133,18 @@ def test_clip_higher_speeds_learning_and_keeps_no_entropy_at_equal_reward():
         assert kept.low < 0.05, "more entropy at equal reward: the chapter says that this is not seen"
     step = paired_difference(*([r["exact"][12] for r in clipped[h]] for h in (0.28, 0.2)))
     assert step.low < 0 < step.high, "the chapter says that 0.28 against 0.2 shows no effect"
+
+
+def test_the_covariance_law_is_exact_and_a_rare_right_token_raises_the_entropy(capsys):
+    cell = run("readings", "covariance")
+    (likely, law_likely), (rare, law_rare) = cell["slopes"].values()
+    assert likely == pytest.approx(law_likely, abs=1e-12) and rare == pytest.approx(law_rare, abs=1e-12)
+    assert likely < -0.01 and rare > 1e-3
+    for seed in range(5):
+        chance = torch.Generator().manual_seed(seed)
+        logits, change = torch.randn(2, 7, generator=chance)
+        size = 1e-5
+        ends = [cell["entropy"](logits + sign * size * change).item() for sign in (1, -1)]
+        assert cell["covariance_law"](logits, change) == pytest.approx(
+            (ends[0] - ends[1]) / 2 / size, abs=1e-7
+        )

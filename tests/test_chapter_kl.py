@@ -125,6 +125,66 @@ def test_sequence_estimates_share_a_mean_and_full_distributions_are_quietest():
     assert spread["sum of exact KLs"] < 0.5 * min(spread["sum of k1"], spread["sum of k3"])
 
 
+@pytest.mark.usefixtures("doubles")
+def test_a_cited_theorem_fails_for_sums_near_the_optimum_the_sum_of_exact_kls_is_the_noisier():
+    cell = run("counterexample")
+    for kl, k1, exact in cell["path"][:20]:
+        assert exact < k1 < 3 * kl**0.5, "near the reference the exact KLs are quieter"
+    kl, k1, exact = cell["path"][-1]
+    assert 1 < kl < 2 and exact > 5 * k1
+    # with code of its own: all four completions, and the two steps of each
+    letter = {"a": 0.9, "b": 0.1}
+    texts = ("aa", "ab", "ba", "bb")
+    weight = {t: letter[t[0]] * letter[t[1]] * math.exp(10 * (t in ("ab", "ba"))) for t in texts}
+    p = {t: w / sum(weight.values()) for t, w in weight.items()}
+    first = {x: p[x + "a"] + p[x + "b"] for x in "ab"}
+    begin = sum(first[x] * math.log(first[x] / letter[x]) for x in "ab")
+    after = {t: p[t] / first[t[0]] for t in texts}
+    then = {x: sum(after[x + y] * math.log(after[x + y] / letter[y]) for y in "ab") for x in "ab"}
+    sums = {
+        "k1": {t: math.log(p[t] / letter[t[0]] / letter[t[1]]) for t in texts},
+        "exact": {t: begin + then[t[0]] for t in texts},
+    }
+    for values, sd in ((sums["k1"], k1), (sums["exact"], exact)):
+        middle = sum(p[t] * values[t] for t in texts)
+        assert middle == pytest.approx(kl, abs=1e-9)
+        assert math.sqrt(sum(p[t] * (values[t] - middle) ** 2 for t in texts)) == pytest.approx(sd, abs=1e-9)
+
+
+@pytest.mark.usefixtures("doubles")
+def test_of_one_token_the_exact_kl_never_has_noise():
+    cell = run("world", "sequence")
+    scope = cell["scope_of"](cell["strayed"], cell["reference"], 1)
+    values = cell["sequence_estimates"](cell["strayed"], scope)["sum of exact KLs"]
+    assert values.max() - values.min() < 1e-12
+
+
+@pytest.mark.usefixtures("doubles")
+def test_off_policy_only_k1_and_k3_times_the_ratio_keep_the_reverse_kl():
+    cell = run("world", "gradients", "stale", "offpolicy")
+    aged, fresh, none = cell["aged"], cell["fresh"], torch.zeros(len(cell["aged"].ids))
+    reverse = aged.gradient(aged.kl())
+    missed = {
+        name: ((aged.expect(recipe, none, 1).gradient - reverse).norm() / reverse.norm()).item()
+        for name, recipe in cell["RECIPES"].items()
+    }
+    right = {"ratio * k1 in the loss", "ratio * k3 in the loss"}
+    assert {name for name, gap in missed.items() if gap < 1e-9} == right
+    assert min(gap for name, gap in missed.items() if name not in right) > 0.05
+    on_policy = fresh.expect(cell["RECIPES"]["ratio * k2 in the loss"], none, 1).gradient
+    exact = fresh.gradient(fresh.kl())
+    assert (on_policy - exact).norm() > 0.5 * exact.norm(), "wrong on fresh samples, too"
+
+
+def test_k3_is_negative_by_rounding_alone_and_less_so_with_expm1():
+    gap = torch.linspace(-2e-4, 2e-4, 20001, dtype=torch.float32)
+    naive = gap.exp() - 1 - gap
+    assert -2e-7 < naive.min() < 0 and (naive < 0).float().mean() > 0.1
+    wide = torch.linspace(-0.1, 0.1, 20001).bfloat16()
+    assert -6e-3 < (wide.exp() - 1 - wide).min() < -2e-3
+    assert run("setup")["kl_k3"](torch.zeros_like(gap), gap).min() >= 0
+
+
 def test_divided_by_the_length_the_penalty_is_negative_for_longer_answers():
     charges = run("length")["charges"]
     assert charges["sum over tokens"].min() > -1e-12

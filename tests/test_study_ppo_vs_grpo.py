@@ -20,6 +20,7 @@ PHASES = {
     "tuning": (32, 80),
     "comparison": (30, 80),
     "prompts": (25, 80),
+    "second": (8, 80),
     "controls": (15, 80),
     "ladder": (40, 40),
     "ablation": (45, 40),
@@ -82,6 +83,19 @@ def test_at_the_same_prompts_final_success_cannot_be_told_apart_and_grpo_is_ahea
 
 def test_one_completion_for_each_of_256_prompts_is_worth_far_more_than_the_method():
     assert points("comparison", "ppo-256x1", "ppo").low > 15
+
+
+def test_without_critic_and_baseline_256_prompts_end_higher_and_with_the_batch_mean_alike():
+    level = 1 - 0.05 / 3
+    ends = {run: final(success("second"), run) for run in ("reinforce-256x1", "batch-256x1")}
+    ppo = final(success("comparison"), "ppo-256x1")
+    for values in ends.values():
+        assert list(values.index) == [0, 1, 2, 3], "whole seeds, from the first on"
+    plain = stats.paired_difference(100 * ends["reinforce-256x1"], 100 * ppo[:4], level)
+    assert plain.low > 5 and (ends["reinforce-256x1"] > ppo[:4]).all()
+    batch = stats.paired_difference(100 * ends["batch-256x1"], 100 * ppo[:4])
+    assert batch.low < 0 < batch.high
+    assert (ends["batch-256x1"].to_numpy() > final(success("comparison"), "ppo").to_numpy().max()).all()
 
 
 def test_no_run_of_the_comparison_failed():

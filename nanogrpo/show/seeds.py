@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nanogrpo.errors import LogError
-from nanogrpo.show.plotting import LABELS, style
-from nanogrpo.show.stats import band
+from nanogrpo.show.plotting import COLORS, LABELS, style
+from nanogrpo.show.stats import band, mean
 from nanogrpo.show.studies import study_log
 
 
@@ -84,3 +84,47 @@ def draw_seeds(
         ax.fill_between(table.index, low, high, color=color, alpha=0.2, linewidth=0)
         ax.plot(table.index, middle, color=color, linewidth=2, label=label or run)
     return style(ax, LABELS["step"], LABELS.get(metric, metric))
+
+
+def effects(name: str, chapter: str) -> pd.DataFrame:
+    """Paired differences of a log that has ``chapter, effect, seed, changed, base``: one column an effect.
+
+    Raises:
+        LogError: as for :func:`study_runs`, and where the log has no such chapter.
+    """
+    frame = study_runs(name)
+    rows = frame[frame["chapter"] == chapter]
+    if rows.empty:
+        raise LogError(
+            f"the log {name} has no chapter {chapter!r}; it has {', '.join(frame['chapter'].unique())}"
+        )
+    gaps = rows.assign(difference=rows["changed"] - rows["base"])
+    table = gaps.pivot(index="seed", columns="effect", values="difference")
+    return table[list(rows["effect"].unique())]
+
+
+def effect_table(differences: pd.DataFrame, among: int) -> pd.DataFrame:
+    """Mean of each column with its t-interval, at 95 % and widened for ``among`` comparisons (Bonferroni)."""
+    rows = {}
+    for effect, values in differences.items():
+        alone, wide = mean(values), mean(values, 1 - 0.05 / among)
+        rows[effect] = {
+            "difference": f"{alone.estimate:+.3f}",
+            "95 % interval": f"[{alone.low:+.3f}, {alone.high:+.3f}]",
+            f"among all {among}": f"[{wide.low:+.3f}, {wide.high:+.3f}]",
+            "seeds below 0": f"{(values < 0).sum()} of {len(values)}",
+        }
+    return pd.DataFrame(rows).T
+
+
+def draw_effects(ax: Axes, differences: pd.DataFrame, label: str) -> Axes:
+    """Each seed's paired difference a dot, their mean a diamond, its 95 % interval a bar."""
+    for y, values in enumerate(differences.to_numpy().T):
+        middle = mean(values)
+        ax.plot(values, [y] * len(values), "o", color=COLORS[5], alpha=0.5, markersize=4)
+        ax.plot([middle.low, middle.high], [y, y], color=COLORS[0], linewidth=2)
+        ax.plot(middle.estimate, y, "D", color=COLORS[0])
+    ax.axvline(0, color="#777777", linewidth=0.8, linestyle=":")
+    ax.set_yticks(range(differences.shape[1]), differences.columns)
+    ax.invert_yaxis()
+    return style(ax, label, "")

@@ -1,0 +1,116 @@
+"""What the pitfall chapters say of twenty seeds holds in the committed log, by code of its own."""
+
+import csv
+import json
+import math
+from statistics import mean, median, stdev
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from nanogrpo.errors import LogError
+from nanogrpo.show.seeds import draw_effects, effect_table, effects
+from nanogrpo.show.studies import STUDIES, environment
+
+FOLDER = STUDIES / "pitfalls"
+T = {0.95: 2.0930, 1 - 0.05 / 13: 3.2915}  # Student's t with 19 degrees of freedom, two-sided
+
+
+def rows(name):
+    with open(FOLDER / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def gaps(effect, name="results"):
+    found = [row for row in rows(name) if row["effect"] == effect]
+    assert [int(row["seed"]) for row in found] == list(range(20, 40)), effect
+    return [float(row["changed"]) - float(row["base"]) for row in found]
+
+
+def interval(effect, level=0.95):
+    values = gaps(effect)
+    half = T[level] * stdev(values) / math.sqrt(len(values))
+    return mean(values) - half, mean(values) + half
+
+
+def test_the_logs_are_whole_and_say_what_made_them():
+    assert len(rows("results")) == 13 * 20 and len(rows("kl")) == 5 * 20
+    for name in ("environment", "kl"):
+        made = json.loads((FOLDER / f"{name}.json").read_text())
+        assert made.keys() == environment().keys() and "dirty" not in made["commit"]
+
+
+ALL, ALONE, NOT = "among all", "by its own interval", "not shown"
+SAID = {  # effect: the sign of its difference, and what the chapter says of it
+    "EOS left out": (-1, ALONE),
+    "every token but EOS": (-1, ALL),
+    "shift, kept": (-1, ALL),
+    "shift, recomputed": (-1, ALL),
+    "dropout, kept": (-1, ALL),
+    "dropout, recomputed": (-1, ALONE),
+    "dynamic sampling": (-1, ALL),
+    "naive z-score": (-1, ALL),
+    "taste, group std": (1, ALL),
+    "clip_high 0.28: reward after 3 steps": (1, ALONE),
+    "clip_high 0.28: entropy at reward 0.9": (-1, NOT),
+    "clip_high 4.0: reward after 3 steps": (1, ALL),
+    "clip_high 4.0: entropy at reward 0.9": (-1, ALONE),
+}
+
+
+@pytest.mark.parametrize("effect", SAID)
+def test_what_a_chapter_says_is_shown_is_shown(effect):
+    sign, said = SAID[effect]
+    assert mean(gaps(effect)) * sign > 0
+    alone, wide = (min(sign * end for end in interval(effect, level)) > 0 for level in T)
+    assert (alone, wide) == {ALL: (True, True), ALONE: (True, False), NOT: (False, False)}[said]
+
+
+def test_no_effect_is_left_out_of_the_chapters():
+    assert {row["effect"] for row in rows("results")} == set(SAID)
+
+
+@pytest.mark.parametrize("chapter", ["masks", "zero-variance", "entropy"])
+def test_the_table_is_what_plain_python_makes_of_the_log(chapter):
+    table = effect_table(effects("pitfalls/results", chapter), among=13)
+    for effect, row in table.iterrows():
+        low, high = interval(effect)
+        assert row["95 % interval"] == f"[{low:+.3f}, {high:+.3f}]"
+        low, high = interval(effect, 1 - 0.05 / 13)
+        assert row["among all 13"] == f"[{low:+.3f}, {high:+.3f}]"
+        assert row["difference"] == f"{mean(gaps(effect)):+.3f}"
+
+
+def test_a_figure_has_each_seed_and_the_interval_of_their_mean():
+    figure, ax = plt.subplots()
+    differences = effects("pitfalls/results", "masks")
+    draw_effects(ax, differences, "x")
+    dots = ax.lines[0].get_xdata()
+    assert list(dots) == list(differences.iloc[:, 0]) and len(ax.lines) == 3 * differences.shape[1] + 1
+    low, high = interval(differences.columns[0])
+    assert list(ax.lines[1].get_xdata()) == pytest.approx([low, high], abs=1e-4)
+    plt.close(figure)
+
+
+def test_a_chapter_that_the_log_lacks_is_named():
+    with pytest.raises(LogError, match="no chapter 'nonsense'; it has .*masks"):
+        effects("pitfalls/results", "nonsense")
+
+
+def test_k1_in_the_loss_beside_a_reward_lowers_little_and_then_runs_away():
+    found = {}
+    for row in rows("kl"):
+        found.setdefault(row["effect"], []).append((float(row["changed"]), float(row["base"])))
+    lower = {name: sum(a < b for a, b in pairs) for name, pairs in found.items()}
+    lost = {name: sum(a > 1 for a, _ in pairs) for name, pairs in found.items()}
+    beta = "k1 in the loss, beta {}, passes {}: KL".format
+    assert min(lower[beta("0.3", 1)], lower[beta("1", 1)], lower[beta("3", 1)]) >= 16
+    assert lost[beta("0.3", 1)] == lost[beta("1", 1)] == lost[beta("0.3", 4)] == 0
+    assert lost[beta("3", 1)] >= 1 and lost[beta("1", 4)] >= 3
+    for name in (beta("0.3", 1), beta("1", 1), beta("0.3", 4)):
+        assert abs(median(a for a, _ in found[name]) - median(b for _, b in found[name])) < 0.03
+    assert max(b for pairs in found.values() for _, b in pairs) < 0.5, "without a penalty none runs away"
