@@ -30,7 +30,9 @@ WORD = re.compile(r'<span class="pre">([^<]*)</span>')
 # The arrow that opens a part of the contents has no name of its own.
 ARROW = re.compile(r'<summary>(?=<span class="toctree-toggle")')
 # The theme's button for Colab leads to the chapter itself; its Colab edition (colab.py) is made for that.
-LAUNCH = re.compile(r'(href="https://colab\.research\.google\.com/github/[^"]*/blob/main/book/)([\w-]+\.ipynb")')
+LAUNCH = re.compile(
+    r'(href="https://colab\.research\.google\.com/github/[^"]*/blob/main/book/)([\w-]+\.ipynb")'
+)
 # A description is what the page begins with; the badge, and the points of a lab, are no part of it.
 BADGE_WORDS = re.compile(
     r'(<meta (?:name|property)="(?:og:)?description" content=")Open in Colab\s+(?:\d+ points, \d+ \w+\. )?'
@@ -43,7 +45,7 @@ SOLUTION_LINK = re.compile(
 FOLD = re.compile(
     r'<p class="collapsed admonition-title">Show code cell \w+</p>\s*'
     r'<p class="expanded admonition-title">Hide code cell \w+</p>'
-    r'(?P<rest>.*?<pre>(?P<code>.*?)</pre>.*?</details>)'
+    r"(?P<rest>.*?<pre>(?P<code>.*?)</pre>.*?</details>)"
     r'(?=(?P<figure>\s*<div class="cell_output docutils container">\s*<figure)?)',
     re.DOTALL,
 )

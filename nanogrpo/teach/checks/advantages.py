@@ -55,6 +55,14 @@ def check_group_advantages(implementation: Callable, draw: Draw) -> None:
         (r / std, "You divide by the standard deviation but do not subtract the group's mean."),
         (centered / std**2, "You divide by the variance: take its square root."),
         (centered / (std**2 + 1e-4), "You divide by the variance: take its square root."),
+        (
+            (r - r.median(1, keepdim=True).values) / std,
+            "You subtract the median: take the mean of the group.",
+        ),
+        (
+            centered / centered.abs().amax(1, keepdim=True),
+            "You divide by the largest deviation: take the standard deviation.",
+        ),
         (-centered / std, "The sign is reversed: a reward above the mean has a positive advantage."),
     ]
     right, close = advantages.group_advantages, 1e-3
@@ -149,6 +157,16 @@ def check_leave_one_out(implementation: Callable, draw: Draw) -> None:
         (
             r - torch.stack([r[:, [j for j in range(G) if j != i]].amax(1) for i in range(G)], 1),
             "You subtract the best of the others: take their mean.",
+        ),
+        (r - r.amax(1, keepdim=True), "You subtract the best of the group: take the mean of the others."),
+        (
+            r - torch.stack([r[:, [j for j in range(G) if j != i]].median(1).values for i in range(G)], 1),
+            "You subtract the median of the others: take their mean.",
+        ),
+        (r - (total - r) / (G - 2), f"You divide by G - 2: there are G - 1 = {G - 1} others."),
+        (
+            r - (r.cumsum(1) - r) / torch.arange(G).clamp(min=1),
+            "You compare with the rewards before it only: all others of the group count.",
         ),
         (r - r.roll(1, 1), "You compare with one of the others: take the mean of all of them."),
         ((total - r) / (G - 1) - r, "The sign is reversed: a reward above the others' mean is positive."),

@@ -88,7 +88,8 @@ def agree(
     names = list(inspect.signature(reference).parameters)
     for i in trained:
         found, wanted = (gradient(what, x, arguments[i], weights) for x in (got, right))
-        compare(f"the gradient of {what} by `{names[i]}`", found, wanted, rtol=rtol, atol=atol)
+        more = partial(explain.of_gradient, found, wanted)
+        compare(f"the gradient of {what} by `{names[i]}`", found, wanted, rtol=rtol, atol=atol, more=more)
     for i, why in (constants or {}).items():
         no_gradient(what, got, arguments[i], why)
     if alone:

@@ -153,6 +153,14 @@ def _places(wrong: Tensor) -> str:
     return ", ".join(map(str, places[:3])) + (", ..." if len(places) > 3 else "")
 
 
+def of_gradient(found: Tensor, wanted: Tensor) -> Iterator[Guess]:
+    """Where a gradient flows that should not, and where none does that should."""
+    more = torch.where(wanted == 0, found, wanted)
+    yield more, "A gradient flows where there should be none: what is cut off gets none, nor does padding."
+    less = torch.where(found == 0, found, wanted)
+    yield less, "In some places no gradient flows, and one should: something there is detached or cut off."
+
+
 def others(x: Tensor) -> list[Tensor]:
     """Other tensors of the same kind: rows in another order, and other numbers."""
     if x.is_floating_point():

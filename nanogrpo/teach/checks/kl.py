@@ -38,6 +38,16 @@ def _check(implementation: Callable, draw: Draw, name: str) -> None:
             ),
             (torch.expm1(delta), "The last term is missing: k3 = exp(delta) - 1 - delta."),
             (torch.exp(delta) - delta, "The 1 is missing: k3 = exp(delta) - 1 - delta is zero at delta = 0."),
+            (delta.abs(), "This is the size of delta: k3 = exp(delta) - 1 - delta."),
+            (delta**2 / 2 + delta**3 / 6, "This is a series that is cut off: use expm1(delta) - delta."),
+            (
+                torch.expm1(delta.clamp(-1, 1)) - delta.clamp(-1, 1),
+                "You cut delta off at 1: far off, the price no longer grows, and has no gradient.",
+            ),
+            (
+                -logprobs.detach().exp() * delta,
+                "You weigh with the probability: the tokens were sampled with it.",
+            ),
             (torch.expm1(delta) + delta, "The last term has the wrong sign: k3 = exp(delta) - 1 - delta."),
         ],
     }[name]

@@ -121,6 +121,8 @@ def check_explained_variance(implementation: Callable, draw: Draw) -> None:
                 correlation,
                 "This is the correlation: it forgives a wrong scale. Use the variance of the error.",
             ),
+            (1 - R.var() / error.var(), "The fraction is upside down: the error's variance is above."),
+            (1 - error.var() / R.var(correction=0), "Numerator and denominator are corrected differently."),
             (1 - error.var(correction=0) / R.var(), "Numerator and denominator are corrected differently."),
             (
                 torch.tensor(0.0 if knows < 0 else 9.0),

@@ -161,6 +161,13 @@ def check_expected_estimate(implementation: Callable, draw: Draw) -> None:
         (over(first + first.T), "You add the probabilities of the two draws: multiply them."),
         (over(pairs.flip(1)), "The second draw has the probabilities in another order than the first."),
         (_expected(probs, estimates) / 2, "You divide by 2: the estimate is that of a pair already."),
+        (over(pairs.tril()), "Each pair counts once, whatever its order: (i, j) and (j, i) are two draws."),
+        (
+            over(pairs.triu() + pairs.triu(1)),
+            "You count (i, j) twice and leave (j, i) out: their estimates may differ.",
+        ),
+        (over((probs**2)[:, None].expand(N, N)), "Both draws get the probability of the first: p_i p_j."),
+        (over((first + first.T) / 2), "You average the probabilities of the two draws: multiply them."),
         (over(pairs**2), "The probabilities are in there twice."),
         (over(pairs.sqrt()), "You take the root of the probabilities: take them as they are."),
         (estimates[probs.argmax(), probs.argmax()], "This is the likeliest pair alone: add up all of them."),
@@ -197,6 +204,16 @@ def check_best_baseline(implementation: Callable, draw: Draw) -> None:
         ((rewards * square).sum() / square.sum(), "The probabilities are missing, above and below the line."),
         ((probs * rewards * square).sum(), "The denominator is missing: E[|s|^2]."),
         ((probs * rewards * square).sum() / square.sum(), "The probabilities are missing below the line."),
+        (weighed(scores.sum(1) ** 2), "You square the sum of the score: sum the squares."),
+        (weighed(scores.abs().sum(1)), "You weigh with the sum of sizes: |s|^2 is the sum of squares."),
+        (
+            weighed((scores - scores.mean(0)).square().sum(1)),
+            "You center the scores first: take them as they are.",
+        ),
+        (
+            ((probs * rewards) @ scores**2 / (probs @ scores**2)).mean(),
+            "You average one baseline a parameter: sum the squares first, above and below the line.",
+        ),
         (1 / right, "The fraction is upside down."),
         (rewards[probs.argmax()], "This is the reward of the likeliest completion: weigh all of them."),
         (-right, "The sign is reversed: the baseline is subtracted from the reward later."),
@@ -246,6 +263,10 @@ def check_mean_and_error(implementation: Callable, draw: Draw) -> None:
         (
             (estimates**2).mean(0).sqrt() / root,
             "You take the root of the mean square: take the deviations from the mean.",
+        ),
+        (
+            ((estimates**2).sum(0) / (M - 1)).sqrt() / root,
+            "The squares are those of the estimates: take the deviations from the mean.",
         ),
         (
             s / math.sqrt(D),

@@ -37,7 +37,8 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
 def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Tensor, str]]:
     """Ratios that are taken for the right one; looked at where the mask is true."""
     log_ratio = logprobs - old
-    whole = torch.where(mask, log_ratio, 0.0).sum(1, keepdim=True).expand_as(mask)
+    inside = torch.where(mask, log_ratio, 0.0)
+    whole = inside.sum(1, keepdim=True).expand_as(mask)
     right = "the ratio of probabilities is exp(logprobs - old_logprobs)."
     return [
         (
@@ -51,6 +52,12 @@ def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Te
         (logprobs / old, f"You divide log-probs: {right}"),
         (log_ratio.exp2(), f"Log-probs are in nats, and this is a power of 2: {right}"),
         (whole.exp(), "This is the ratio of the whole completion: each token has its own."),
+        (
+            (whole / mask.sum(1, keepdim=True)).exp(),
+            "This is the mean ratio of the completion, as GSPO takes it: each token has its own.",
+        ),
+        (inside.cumsum(1).exp(), "You multiply the ratios of all tokens so far: each token has its own."),
+        (logprobs.exp() - old.exp(), f"This is a difference of probabilities: {right}"),
     ]
 
 

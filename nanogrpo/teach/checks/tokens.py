@@ -73,6 +73,14 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
             rollout.token_logprobs(model, prompts.gather(1, lens[:, None] - 1), torch.ones_like(lens), ids),
             "The model reads the last token of each prompt only: it must read all of it.",
         ),
+        (
+            rollout.token_logprobs(model, prompts[:1].expand_as(prompts), lens[:1].expand_as(lens), ids),
+            "All completions are read behind the first prompt: row i answers prompt i // G.",
+        ),
+        (
+            other().view(P, G, T).transpose(0, 1).reshape(P * G, T),
+            "The rows are in another order: row i answers prompt i // G.",
+        ),
         (right.exp(), PROBABILITIES),
         (_logits_at(*arguments, -1).gather(2, ids[..., None]).squeeze(2), RAW),
         (-right, "The sign is reversed: log-probs are negative."),
@@ -304,6 +312,8 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
             ids != PAD,
             "You mask out padding only: tokens after the first EOS were not sampled, whatever their id.",
         ),
+        (ends.cumsum(1) <= 1, "The mask goes on to the second EOS: nothing counts after the first."),
+        (ends.cumsum(0) - ends.long() == 0, f"You count along axis 0, the rows: tokens are axis 1. {one}"),
         (torch.ones_like(right), "Nothing is masked: what stands after the first EOS was not sampled."),
         (torch.cat([right[:, :1], right[:, :-1]], 1), "The mask goes one token beyond the first EOS."),
         (~right, "The polarity is reversed: the mask is true for a sampled token."),

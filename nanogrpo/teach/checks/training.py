@@ -84,6 +84,9 @@ def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
         (-right, "The sign is reversed: the loss is -log sigmoid(chosen - rejected)."),
         (1 - torch.sigmoid(gap), "The logarithm is missing: this is the probability of the wrong order."),
         (-torch.sigmoid(gap), "The logarithm is missing: the loss is -log sigmoid(chosen - rejected)."),
+        ((gap < 0).float(), "This counts mistakes: it has no gradient. Take -log sigmoid."),
+        ((1 - torch.sigmoid(gap)) ** 2, "This is a squared error: take -log sigmoid."),
+        (-log(gap / 2), "The difference is halved: take it as it is."),
         (-gap, "The log-sigmoid is missing: a difference alone can be lowered for ever."),
         ((1 - gap).clamp(min=0), "This is a hinge: the loss is -log sigmoid(chosen - rejected)."),
         (
@@ -193,6 +196,20 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
         (0.5 * bounded, "You take the clipped error alone: take the larger of the two."),
         (0.5 * free, "Nothing is clipped: compare with the error of old + clamp(value - old, -c, c)."),
         (0.5 * (free + bounded), "You add the two errors: take the larger of the two."),
+        (0.25 * (free + bounded), "You average the two errors: take the larger of the two."),
+        *[
+            (0.5 * torch.max(free, (moved - r) ** 2), f"{sentence}: old + clamp(value - old, -c, c).")
+            for moved, sentence in (
+                (o + (o - v).clamp(-c, c), "The difference is turned round"),
+                (o + (v - o).clamp(max=c), "The lower bound of the clip is missing"),
+                (o + (v - o).clamp(min=-c), "The upper bound of the clip is missing"),
+                (o * (v / o).clamp(1 - c, 1 + c), "You clip the ratio: clip the difference"),
+            )
+        ],
+        (
+            0.5 * torch.max(v - r, o + (v - o).clamp(-c, c) - r) ** 2,
+            "The square comes too late: square the two errors, then take the larger.",
+        ),
         (larger.sqrt() * 0.5, "The square is missing."),
         (larger.sqrt(), "The square is missing, and the half."),
     ]
