@@ -100,7 +100,7 @@ def test_two_works_in_one_citation_are_two_links():
     assert len(re.findall(r"\]\(https?:", made)) == 2 and "; " in made
 
 
-@pytest.mark.parametrize("text", ["{numref}`fig-a`", "```{admonition} A title\nA text.\n```"])
+@pytest.mark.parametrize("text", ["{numref}`fig-a`", "```{figure} a.png\nA text.\n```"])
 def test_markup_that_nothing_stands_for_is_an_error_and_not_left_raw(text):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
     with pytest.raises(ValueError, match="nothing that stands for"):
@@ -119,3 +119,9 @@ def test_the_addresses_are_those_of_the_project():
 )
 def test_raw_markup_is_seen(raw):
     assert RAW.search(CODE.sub("code", f"Words `x` and\n{raw}\nmore `y`."))
+
+
+def test_a_box_becomes_a_quotation_with_its_title():
+    cell = nbformat.v4.new_markdown_cell("```{admonition} A title\nA text.\n\nAnother.\n```")
+    made = edition(nbformat.v4.new_notebook(cells=[cell]), "kl").cells[0].source
+    assert "> **A title**\n>\n> A text.\n>\n> Another.\n" in made + "\n"

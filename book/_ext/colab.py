@@ -160,6 +160,9 @@ class Plain:
                     self.solution = None
             elif kind == "solution-end":
                 out, held, self.solution = out + self.fold(held), [], None
+            elif kind in ("admonition", "note", "tip", "warning"):
+                box = [f"**{words or kind.capitalize()}**", "", *body]
+                (held if self.solution else out).extend(["", *(f"> {line}".rstrip() for line in box), ""])
             elif kind != "exercise-end":
                 raise ValueError(f"{self.name}: the Colab edition has nothing that stands for {{{kind}}}")
         text = inline("\n".join(out + self.fold(held)), self.name)
