@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import nanogrpo.demo  # noqa: F401 (it takes measure by name, so it is loaded before a test puts another there)
 from nanogrpo.__main__ import main
 from nanogrpo.checkpoint import load_tensors, save_model
 from nanogrpo.data import alphabet
