@@ -21,6 +21,10 @@ export default [
     rules: { eqeqeq: "error", "no-var": "error", "prefer-const": "error" },
   },
   {
+    files: ["book/_static/book-search.js"],
+    languageOptions: { globals: globals(["SECTIONS", "DOCUMENTATION_OPTIONS", "URLSearchParams", "location", "window"]) },
+  },
+  {
     files: ["nanogrpo/show/playground/page.js"],
     languageOptions: { globals: { ...Object.fromEntries(shared), ...globals(page) } },
   },

@@ -474,7 +474,7 @@ export const BASELINES = {
 export function baselineAdvantages(rewards, { baseline, scale_rewards, std_eps, correction }, lengths) {
   const advantages = BASELINES[baseline](rewards);
   if (scale_rewards === "none") return advantages;
-  if (scale_rewards === "global") return standardized(advantages, lengths, std_eps);
+  if (scale_rewards === "global") return standardized(advantages, lengths, std_eps, correction);
   const whole = scale_rewards === "batch" ? std(rewards.flat(), correction) : null;
   return advantages.map((group, p) => {
     const scale = whole ?? std(rewards[p], correction);
@@ -483,12 +483,13 @@ export function baselineAdvantages(rewards, { baseline, scale_rewards, std_eps, 
 }
 
 // Mean 0 and standard deviation 1 over the batch, each completion as often as it has tokens.
-function standardized(advantages, lengths, eps) {
+function standardized(advantages, lengths, eps, correction) {
   const flat = advantages.flat();
   if (flat.every((a) => a === flat[0])) return advantages.map((group) => group.map(() => 0));
   const total = sum(lengths.flat()), weights = lengths.flat().map((n) => n / total);
   const center = sum(flat.map((a, i) => weights[i] * a));
-  const scale = Math.sqrt(sum(flat.map((a, i) => weights[i] * (a - center) ** 2)));
+  const variance = sum(flat.map((a, i) => weights[i] * (a - center) ** 2)) * total / (total - correction);
+  const scale = Math.sqrt(variance);
   return advantages.map((group) => group.map((a) => (a - center) / (scale + eps)));
 }
 
