@@ -108,7 +108,7 @@ def allowed(setting: dict) -> bool:
 
 def starts_with_a_signal(config: dict, weights: list[float], setting: dict) -> bool:
     """Whether each group of the first batch has one, in a token that counts. Where the gradient is 0 but for
-    rounding, Adam makes steps of any size of it, and a comparison of weights would be one of rounding alone."""
+    rounding, Adam makes steps of any size of it, and a comparison of weights is one of rounding alone."""
     first = first_batch(model_of(config, weights), setting)
     advantages, gradient = torch.tensor(first["advantages"]), torch.tensor(first["gradient"])
     return bool(gradient.abs().max() > 1e-6) and bool(
