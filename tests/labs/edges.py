@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 
-from nanogrpo import losses, rollout
+from nanogrpo import rollout
 from nanogrpo.advantages import group_advantages
 from nanogrpo.rollout import token_logprobs
 from nanogrpo.step import sample
@@ -110,13 +110,6 @@ def tied_if(tied):
     return answer
 
 
-def own_delta(logprobs, old, ref, advantages, mask, beta=0.0):
-    """The reference is no constant."""
-    delta = torch.where(mask, ref - logprobs, 0.0)
-    k3 = losses.aggregate(torch.expm1(delta) - delta, mask, "sequence_mean")
-    return S.grpo_loss(logprobs, old, ref, advantages, mask) + beta * k3
-
-
 def with_metrics(logprobs, old, ref, advantages, mask, beta=0.0):
     return S.grpo_loss(logprobs, old, ref, advantages, mask, beta), {"kl": 0.0}
 
@@ -171,7 +164,6 @@ WRONG = [
     ("leave_one_out", "equal others are left out", other_values),
     ("group_advantages", "tied if the first two are", tied_if(lambda r: r[:, :1] == r[:, 1:2])),
     ("group_advantages", "tied if nearly so", tied_if(lambda r: r.std(1, keepdim=True) < 2e-5)),
-    ("grpo_loss", "the reference is no constant", own_delta),
     ("grpo_loss", "a loss and its metrics", with_metrics),
     ("kl_penalty", "a loss and its metrics", with_metrics),
     ("update", "old log-probs overwritten", overwriting),

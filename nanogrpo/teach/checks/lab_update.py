@@ -117,17 +117,12 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     mistakes = loss_mistakes(importance_ratio(logprobs, old, mask).detach(), A[:, None].expand_as(mask), mask)
     agree("the loss without KL (beta = 0)", loss, right, batch, mistakes, trained=(0,))
     check_penalty(implementation, batch, draw.uniform(0.5, 2, 1).item(), how)
-    _reference_is_constant(implementation, batch)
 
 
 @register()
 def check_reference_is_constant(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: a constant reference."""
-    _reference_is_constant(implementation, loss_case(draw, draw.mask(3, 4)))
-
-
-def _reference_is_constant(implementation: Callable, batch: tuple[Tensor, ...]) -> None:
-    logprobs, old, ref, *others = batch
+    logprobs, old, ref, *others = loss_case(draw, draw.mask(3, 4))
     loss = one_number(call(implementation, logprobs, old, ref.requires_grad_(), *others, beta=0.5))
     why = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
     no_gradient("the loss", loss, ref, why)
