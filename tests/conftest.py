@@ -15,7 +15,8 @@ from find_browser import find_browser  # noqa: E402
 
 from nanogrpo.data import load_corpus  # noqa: E402
 
-collect_ignore = ["foreign"]  # for kernels and child processes of the foreign mode; holds no doctests
+# For processes of the foreign mode, and what needs TRL and verl (`make parity`): no doctests there.
+collect_ignore = ["foreign", "parity/theirs_trl.py", "parity/theirs_verl.py"]
 
 # Derandomized: the same examples on every run, so a failure is the code's and not the draw's.
 settings.register_profile("nanogrpo", deadline=None, derandomize=True, max_examples=25)
