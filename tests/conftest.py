@@ -17,14 +17,14 @@ from nanogrpo.data import load_corpus  # noqa: E402
 
 # For processes of the foreign mode, and what needs TRL and verl (`make parity`): no doctests there.
 collect_ignore = ["foreign", "parity/theirs_trl.py", "parity/theirs_verl.py"]
+# As a module with doctests it would stand in the way of book/conftest.py.
+collect_ignore.append("conftest.py")
 
 # Derandomized: the same examples on every run, so a failure is the code's and not the draw's.
 settings.register_profile("nanogrpo", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("nanogrpo")
 
 use_copy_beside()
-
-collect_ignore = ["conftest.py"]  # as a module with doctests it would stand in the way of book/conftest.py
 
 
 def pytest_configure(config):

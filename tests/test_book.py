@@ -367,7 +367,7 @@ QUERIES = {
     "baseline": "book/policy-gradients",
     "causal attention": "book/tiny-gpt",
     "Bradley-Terry": "book/reward-model",
-    "grpo_loss": "book/(grpo|one-page)",
+    "grpo_loss": "book/(grpo|one-page|kl)",
 }
 
 
