@@ -304,3 +304,15 @@ def test_what_cannot_be_fetched_or_is_another_file_is_a_typed_error(installed, a
         study_log("quickstart/own.csv")
     with pytest.raises(LogError, match="renewed in a checkout"):
         studies.renew()
+
+
+def test_the_landing_page_tells_what_the_log_holds():
+    rows = runs(DEFAULT)
+    before, after = (
+        sum(row[f"accuracy after {which}"] for row in rows) / len(rows) for which in ("SFT", "GRPO")
+    )
+    page = " ".join((STUDIES.parent / "intro.md").read_text(encoding="utf-8").split())
+    assert f"from {before:.0%} to {after:.0%}, the mean".replace("%", " %") in page
+    assert (
+        len(rows) == 5 and {row["grpo_steps"] for row in rows} == {200} and "five seeds, in 200 steps" in page
+    )

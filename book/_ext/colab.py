@@ -4,7 +4,7 @@
     book/colab/kl.ipynb    made from it and committed, so that Colab can open it; for plain Jupyter, too
 
 A citation becomes a link to the work, an exercise a heading, a solution a fold, a link absolute. Code stays
-as it is, without outputs; that of a solution is folded, under a title.
+as it is, without outputs. What the page folds is folded, and so is the code of a solution, under a title.
 """
 
 from __future__ import annotations
@@ -169,10 +169,12 @@ class Plain:
         return re.sub(r"\n{3,}", "\n\n", text).strip()
 
     def code(self, cell) -> None:
-        """A cell of code: without outputs, folded if it belongs to a solution."""
+        """A cell of code: without outputs, folded if it belongs to a solution or is folded on the page."""
         cell.outputs, cell.execution_count = [], None
         if self.solution:
-            cell.source = f"# @title Solution of exercise {self.solution}, in code\n{cell.source}"
+            title = f"# @title Solution of exercise {self.solution}, in code\n"
+            cell.source = title + re.sub(r"^# @title .*\n", "", cell.source)
+        if self.solution or {"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])):
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
 
 
