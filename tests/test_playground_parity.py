@@ -41,10 +41,10 @@ def apart(a: list[float], b: list[float]) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) if len(a) else 0.0
 
 
-def moved(case: dict) -> dict:
-    """The same case from weights that are off by a relative 1e-12: what rounding alone makes of a run."""
+def again(case: dict) -> dict:
+    """The package's run from weights that are off by a relative 1e-12: what rounding alone makes of it."""
     off = [w * (1 + 1e-12 * (-1) ** i) for i, w in enumerate(case["weights"])]
-    return case | {"weights": off}
+    return in_python(case | {"weights": off})
 
 
 def compare(case: dict, ours: dict, package: dict):
@@ -60,15 +60,18 @@ def compare(case: dict, ours: dict, package: dict):
         mine, theirs = ours["snapshots"][at], package["snapshots"][at]
         far, allowed = apart(mine, theirs), ONE_STEP if step == 1 else TWENTY
         if far >= allowed:
-            allowed = 10 * apart(in_python(moved(case))["snapshots"][at], theirs)
+            allowed = 10 * apart(again(case)["snapshots"][at], theirs)
         assert far < allowed, (f"weights after {step}", far, allowed, setting)
-    for mine, theirs in zip(ours["log"][:3], package["log"][:3], strict=True):  # later ones have drifted
+    for at, mine in enumerate(ours["log"][:3]):  # later ones have drifted
+        theirs = package["log"][at]
         assert set(mine) == set(theirs)
         for name, value in theirs.items():
             got = math.nan if mine[name] is None else mine[name]  # JSON has no NaN
             same = (
                 math.isclose(got, value, rel_tol=1e-4, abs_tol=1e-5) or math.isnan(got) and math.isnan(value)
             )
+            if not same and at:
+                same = abs(got - value) < 10 * abs(again(case)["log"][at][name] - value)
             # A token whose ratio stands on the clip's edge is counted, or not.
             assert same or name == "clip_ratio/region_mean", (name, mine[name], value, mine["step"], setting)
 
