@@ -18,9 +18,14 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nbformat
+
 from nanogrpo.teach.museum.pieces import PIECES, Piece, planted
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+from corpus import missing, reads_corpus  # noqa: E402
 
 
 def own(name, file, right, wrong):
@@ -119,8 +124,6 @@ HARMLESS = own("harmless", "kl.py", "return torch.expm1(delta) - delta", "return
 
 def red(fault, chapter, cells=None):
     """What nbval says of a chapter's first code cells on a package with a fault; '' if all is green."""
-    import nbformat
-
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         unwanted = shutil.ignore_patterns("__pycache__", "vendor")
@@ -131,14 +134,20 @@ def red(fault, chapter, cells=None):
         os.symlink(ROOT / "book" / "studies", copy / "book" / "studies")
         victim = copy / "nanogrpo" / fault.file
         victim.write_text(planted(victim.read_text(encoding="utf-8"), fault), encoding="utf-8")
-        notebook = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4)
-        code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
-        if cells is not None and cells < len(code):
-            notebook.cells = notebook.cells[: code[cells]]
+        notebook = start_of(chapter, cells)
         for cell in filter(shows_source, notebook.cells):  # results must give it away, not the text
             cell.metadata["tags"] = [*cell.metadata.get("tags", []), "nbval-ignore-output"]
         nbformat.write(notebook, copy / "book" / f"{chapter}.ipynb")
         return said(copy, chapter)
+
+
+def start_of(chapter, cells=None):
+    """A chapter's notebook up to so many cells of code."""
+    notebook = nbformat.read(ROOT / "book" / f"{chapter}.ipynb", as_version=4)
+    code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+    if cells is not None and cells < len(code):
+        notebook.cells = notebook.cells[: code[cells]]
+    return notebook
 
 
 def shows_source(cell):
@@ -168,8 +177,17 @@ def said(copy, chapter):
     return f"cell {cell[1]}: {(wrong or lines)[-1]}"
 
 
+def plantable(names):
+    """The names whose chapter can run here; of the others, in one line, how many and why."""
+    without = [name for name in names if reads_corpus(start_of(*NOTICED_BY[name]).cells) and missing()]
+    if without:
+        print(f"Not planted: {len(without)}, whose chapters need what is not here. {missing()}")
+    return [name for name in names if name not in without]
+
+
 def main(words):
-    chosen = [name for name in NOTICED_BY if not words or any(word.lower() in name.lower() for word in words)]
+    named = [name for name in NOTICED_BY if not words or any(word.lower() in name.lower() for word in words)]
+    chosen = plantable(named)
     workers = max(1, (os.cpu_count() or 1) // int(os.environ.get("OMP_NUM_THREADS", "1")))
     with ThreadPoolExecutor(min(2, workers)) as pool:
         jobs = {name: pool.submit(red, BY_NAME[name], *NOTICED_BY[name]) for name in chosen}

@@ -1,7 +1,8 @@
 """Mistakes that matter turn a chapter red, however a machine rounds; what does not matter does not."""
 
+import planted as script
 import pytest
-from planted import BY_NAME, HARMLESS, NOTICED_BY, ROOT, red
+from planted import BY_NAME, HARMLESS, NOTICED_BY, ROOT, plantable, red
 
 from nanogrpo.teach.museum.pieces import planted
 
@@ -27,6 +28,17 @@ def test_a_change_that_does_not_matter_leaves_the_chapter_green():
 @pytest.mark.parametrize("name", FEW)
 def test_a_mistake_turns_a_cell_red(name):
     assert red(BY_NAME[name], *NOTICED_BY[name]).startswith("cell ")
+
+
+def test_a_chapter_without_its_corpus_notices_nothing_and_is_not_asked(monkeypatch, capsys):
+    monkeypatch.setattr(script, "missing", lambda: "corpus: it is not here")
+    found = plantable(list(NOTICED_BY))
+    left = set(NOTICED_BY) - set(found)
+    assert {"k3 reversed", "clip without the min"} <= set(found) and "target shift off by one" in left
+    said = capsys.readouterr().out
+    assert said == f"Not planted: {len(left)}, whose chapters need what is not here. corpus: it is not here\n"
+    monkeypatch.setattr(script, "missing", lambda: None)
+    assert plantable(list(NOTICED_BY)) == list(NOTICED_BY)
 
 
 def test_ten_and_more_are_planted():

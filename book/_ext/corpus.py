@@ -38,6 +38,10 @@ def missing() -> str | None:
 @functools.cache
 def needs_corpus(path: Path) -> bool:
     """Whether a cell of this notebook calls ``load_corpus``; book/conftest.py holds chapters to that."""
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return reads_corpus(json.loads(path.read_text(encoding="utf-8"))["cells"])
+
+
+def reads_corpus(cells: list[dict]) -> bool:
+    """Whether one of these cells calls ``load_corpus``."""
     code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     return any(re.search(r"\bload_corpus\(", source) for source in code)
