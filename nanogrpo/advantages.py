@@ -26,6 +26,7 @@ from nanogrpo.errors import (
     check_mask,
     check_shape,
 )
+from nanogrpo.precision import widen
 
 
 def group_advantages(
@@ -73,7 +74,7 @@ def group_advantages(
     tensor([[ 0.2500, -0.7500, -0.7500,  1.2500],
             [ 0.0000,  0.0000,  0.0000,  0.0000]])
     """
-    _check_rewards(rewards)
+    rewards = _check_rewards(rewards)
     tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
     advantages = rewards - rewards.mean(1, keepdim=True)  # (P, G)
     advantages = advantages.masked_fill(tied, 0.0)  # equal rewards teach nothing, exactly
@@ -103,7 +104,7 @@ def leave_one_out(rewards: Tensor) -> Tensor:
     >>> leave_one_out(torch.tensor([[1.0, 0.0, 0.0, 2.0]]))
     tensor([[ 0.3333, -1.0000, -1.0000,  1.6667]])
     """
-    _check_rewards(rewards)
+    rewards = _check_rewards(rewards)
     tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
     others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)  # (P, G)
     return (rewards - others).masked_fill(tied, 0.0)
@@ -137,7 +138,7 @@ def batch_advantages(rewards: Tensor, eps: float = 1e-4, correction: int = 0) ->
     tensor([[ 1.,  1.,  1.,  1.],
             [-1., -1., -1., -1.]])
     """
-    _check_values(rewards)
+    rewards = _check_values(rewards)
     if rewards.numel() < 2:
         raise GroupSizeError(f"the batch holds {rewards.numel()} reward(s), need at least 2 to compare")
     return _scaled(_less_batch_mean(rewards), rewards, "batch", eps, correction)
@@ -241,7 +242,8 @@ def baseline_advantages(
             [ 0.1250,  0.1250,  0.1250,  0.1250]])
     """
     check_baseline(baseline, scale_rewards)
-    _check_rewards(rewards)
+    rewards = _check_rewards(rewards)
+    _weights(lengths, rewards)
     advantages = BASELINES[baseline](rewards, lengths)
     return _scaled(advantages, rewards, scale_rewards, eps, correction, lengths)
 
@@ -266,8 +268,7 @@ def _less_batch_mean(rewards: Tensor) -> Tensor:
 
 
 def _less_token_mean(rewards: Tensor, lengths: Tensor | None) -> Tensor:
-    weights = torch.ones_like(rewards) if lengths is None else lengths.to(rewards.dtype)
-    check_shape("lengths", weights, tuple(rewards.shape), "one length for each reward")
+    weights = _weights(lengths, rewards)
     tied = rewards.amax(1, keepdim=True) == rewards.amin(1, keepdim=True)  # (P, 1)
     mean = (weights * rewards).sum(1, keepdim=True) / weights.sum(1, keepdim=True)  # (P, 1)
     return (rewards - mean).masked_fill(tied, 0.0)
@@ -314,8 +315,7 @@ def _positive(rewards: Tensor) -> Tensor:
 
 def _standardized(advantages: Tensor, lengths: Tensor | None, eps: float, correction: int = 0) -> Tensor:
     """Mean 0 and standard deviation 1 over the batch, each completion as often as it has tokens."""
-    weights = torch.ones_like(advantages) if lengths is None else lengths.to(advantages.dtype)
-    check_shape("lengths", weights, tuple(advantages.shape), "one length for each reward")
+    weights = _weights(lengths, advantages)
     if (advantages == advantages[0, 0]).all():
         return torch.zeros_like(advantages)
     number = weights.sum()  # of tokens, or of completions
@@ -352,7 +352,7 @@ def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
     """
     if not 1 <= buffer <= max_length:
         raise OptionError(f"the buffer of {buffer} tokens must be at least 1 and at most {max_length}")
-    return ((max_length - buffer - lengths.float()) / buffer).clamp(-1.0, 0.0)
+    return ((max_length - buffer - _real("lengths", lengths).float()) / buffer).clamp(-1.0, 0.0)
 
 
 @torch.no_grad()
@@ -390,6 +390,7 @@ def gae(
     >>> gae(r, v, torch.tensor([[True, True, True, False]]), gamma=1.0, lam=0.5)
     (tensor([[0.1250, 0.2500, 0.5000, 0.0000]]), tensor([[0.6250, 0.7500, 1.0000, 0.0000]]))
     """
+    rewards, values = widen("rewards", rewards), widen("values", values)
     _check_rows(mask, rewards=rewards, values=values)
     advantages = torch.zeros_like(values)
     next_value = next_advantage = torch.zeros_like(values[:, 0])  # (B,)
@@ -431,7 +432,9 @@ def token_rewards(scores: Tensor, mask: Tensor, kl: Tensor | None = None, beta: 
     >>> token_rewards(torch.tensor([1.0]), mask, kl=torch.tensor([[0.5, 0.25, 7.0]]), beta=0.1)
     tensor([[-0.0500,  0.9750,  0.0000]])
     """
-    kl = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device) if kl is None else kl
+    scores = widen("scores", scores)
+    check_mask(mask)
+    kl = scores.new_zeros(mask.shape) if kl is None else widen("kl", kl)
     _check_rows(mask, kl=kl)
     check_shape("scores", scores, mask.shape[:1], "one score a completion")
     if not mask[:, 0].all():
@@ -469,6 +472,7 @@ def whiten(advantages: Tensor, mask: Tensor, eps: float = 1e-4) -> Tensor:
     >>> whiten(torch.tensor([[3.0, 1.0, 9.0]]), torch.tensor([[True, True, False]]), eps=0.0)
     tensor([[ 1., -1.,  0.]])
     """
+    advantages = widen("advantages", advantages)
     check_mask(mask, advantages=advantages)
     kept = advantages[mask]  # (N,), unmasked tokens only
     if not len(kept):
@@ -478,23 +482,39 @@ def whiten(advantages: Tensor, mask: Tensor, eps: float = 1e-4) -> Tensor:
     return torch.where(mask, (advantages - kept.mean()) / (kept.std(correction=0) + eps), 0.0)
 
 
-def _check_values(rewards: Tensor) -> None:
-    if not rewards.is_floating_point():
-        raise DTypeError(f"rewards are {rewards.dtype}, need floating point; use rewards.float()")
+def _weights(lengths: Tensor | None, like: Tensor) -> Tensor:
+    """How often each completion counts: once, or once for each of its tokens."""
+    if lengths is None:
+        return torch.ones_like(like)
+    check_shape("lengths", lengths, tuple(like.shape), "one length for each reward")
+    return _real("lengths", lengths).to(like.dtype)
+
+
+def _real(what: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor) or tensor.is_complex():
+        kind = tensor.dtype if isinstance(tensor, Tensor) else f"of type {type(tensor).__name__}"
+        raise DTypeError(f"{what} is {kind}, need a tensor of real numbers; use torch.tensor(...)")
+    return tensor
+
+
+def _check_values(rewards: Tensor) -> Tensor:
+    rewards = widen("rewards", rewards)
     if not rewards.isfinite().all():
         place = tuple(int(i) for i in (~rewards.isfinite()).nonzero()[0])
         value = rewards[place].item()
         raise NonFiniteError(f"reward at {place} is {value}; mend the reward function, nothing is replaced")
+    return rewards
 
 
-def _check_rewards(rewards: Tensor) -> None:
-    if rewards.ndim != 2:
+def _check_rewards(rewards: Tensor) -> Tensor:
+    rewards = widen("rewards", rewards)
+    if rewards.ndim != 2 or not len(rewards):
         raise ShapeError(f"rewards have shape {tuple(rewards.shape)}, expected (P, G): one row a prompt")
     if rewards.shape[1] < 2:
         raise GroupSizeError(
             f"group size is {rewards.shape[1]}; a group needs at least 2 completions of the same prompt"
         )
-    _check_values(rewards)
+    return _check_values(rewards)
 
 
 def _check_rows(mask: Tensor, **tensors: Tensor) -> None:

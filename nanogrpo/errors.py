@@ -126,7 +126,7 @@ def shown(value: Any, say: Callable[[Any], str] = repr) -> str:
 
 def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> None:
     """Raise ShapeError, naming both shapes, unless tensor ``got`` has shape ``expected``."""
-    if not hasattr(got, "shape"):
+    if not (hasattr(got, "shape") and hasattr(got, "requires_grad")):  # an array of NumPy has no gradient
         raise DTypeError(f"{what} is of type {type(got).__name__}, need a tensor; use torch.tensor(...)")
     if tuple(got.shape) != tuple(expected):
         reason = f" ({why})" if why else ""
@@ -161,7 +161,7 @@ def check_outputs(outputs, where: str) -> None:
 def check_mask(mask, **tensors) -> None:
     """Raise DTypeError unless ``mask`` is bool, ShapeError unless each named tensor has its shape."""
     if str(getattr(mask, "dtype", None)) != "torch.bool":
-        what = getattr(mask, "dtype", type(mask).__name__)
+        what = getattr(mask, "dtype", f"of type {type(mask).__name__}")
         raise DTypeError(f"mask is {what}, need torch.bool (true for a sampled token); use mask.bool()")
     for name, tensor in tensors.items():
         check_shape(name, tensor, tuple(mask.shape), "the shape of mask")

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrpo.errors import MaskError, OptionError, check_choice, check_mask, check_shape
+from nanogrpo.errors import DTypeError, MaskError, OptionError, check_choice, check_mask, check_shape
 from nanogrpo.kl import KL_ESTIMATORS
 from nanogrpo.precision import widen
 from nanogrpo.surrogates import (
@@ -151,6 +151,7 @@ def grpo_loss(
     if use_bias_correction_kl:
         check_bias_correction(kl_estimator)
     check_choice("surrogate", surrogate, SURROGATES)
+    check_mask(completion_mask, logprobs=logprobs)
     n = denominators or Denominators.of(completion_mask)
     ratio = importance_ratio(logprobs, old_logprobs, completion_mask, importance_sampling_level)  # (B, T)
     per_token = SURROGATES[surrogate](
@@ -504,7 +505,7 @@ def value_loss(
     error = torch.where(mask, values - returns.detach(), 0.0) ** 2  # (B, T)
     if old_values is not None and clip_range is not None:
         check_mask(mask, old_values=old_values)
-        old, target = old_values.detach(), returns.detach()
+        old, target = widen("old_values", old_values).detach(), returns.detach()
         clipped = old + (values - old).clamp(-clip_range, clip_range)
         error = torch.max(error, torch.where(mask, clipped - target, 0.0) ** 2)
     return 0.5 * error
@@ -562,8 +563,10 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """
     logits = widen("logits", logits)
     check_mask(mask, targets=targets)
-    check_shape("logits", logits, (*mask.shape, logits.shape[-1]), "the shape of mask, then V")
-    kept = F.cross_entropy(logits[mask], targets[mask], reduction="none")  # (N,), unmasked tokens only
+    if targets.dtype not in (torch.int32, torch.int64):
+        raise DTypeError(f"targets are {targets.dtype}, need token ids; use targets.long()")
+    check_shape("logits", logits, (*mask.shape, *logits.shape[-1:]), "the shape of mask, then V")
+    kept = F.cross_entropy(logits[mask], targets[mask].long(), reduction="none")  # (N,), unmasked tokens only
     return kept.new_zeros(mask.shape).masked_scatter(mask, kept)  # (B, T)
 
 

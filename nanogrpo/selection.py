@@ -124,6 +124,7 @@ def clip_cov(
     >>> clip_cov(torch.tensor([[0.1, 2.0, 9.0, 0.2]]), mask, torch.Generator().manual_seed(0))
     tensor([[ True, False,  True,  True]])
     """
+    cov = widen("cov", cov)
     check_mask(mask, cov=cov)
     number = max(int(clip_cov_ratio * int(mask.sum())), 1)
     places = (mask & (cov > clip_cov_lb) & (cov < clip_cov_ub)).nonzero()  # (N, 2)
@@ -158,6 +159,7 @@ def kl_cov(cov: Tensor, mask: Tensor, kl_cov_ratio: float = 0.0002) -> Tensor:
     >>> kl_cov(torch.tensor([[0.1, 2.0, 9.0, 0.2]]), torch.tensor([[True, True, False, True]]))
     tensor([[False,  True, False, False]])
     """
+    cov = widen("cov", cov)
     check_mask(mask, cov=cov)
     number = min(max(int(kl_cov_ratio * int(mask.sum())), 1), int(mask.sum()))
     best = cov.masked_fill(~mask, -torch.inf).flatten().topk(number).indices

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import OptionError, check_mask, check_shape
+from nanogrpo.errors import OptionError, ShapeError, check_mask, check_shape
 from nanogrpo.precision import widen
 
 MAX_LOG_WEIGHT = 20.0  # e**20 and 1e-8 bound the weight of a completion, as in TRL
@@ -149,6 +149,8 @@ def binary_kl(p: Tensor, q: Tensor) -> Tensor:
     >>> binary_kl(torch.tensor([0.5, 0.2]), torch.tensor([0.25, 0.2]))
     tensor([0.1438, 0.0000])
     """
+    p, q = widen("p", p), widen("q", q)
+    check_shape("q", q, tuple(p.shape), "the shape of p")
     return torch.special.xlogy(p, p / q) + torch.special.xlogy(1 - p, (1 - p) / (1 - q))
 
 
@@ -259,6 +261,9 @@ def vespo_surrogate(
 
 def per_token(advantages: Tensor, mask: Tensor) -> Tensor:
     """Advantages (B,), one a completion, or (B, T) as (B, T); zero where masked."""
+    check_mask(mask)
+    if mask.ndim != 2:
+        raise ShapeError(f"mask has shape {tuple(mask.shape)}, expected (B, T): one row a completion")
     advantages = widen("advantages", advantages)
     if advantages.ndim == 1:
         check_shape("advantages", advantages, mask.shape[:1], "one a completion; flatten (P, G) first")

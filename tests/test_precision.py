@@ -549,7 +549,8 @@ numbers = st.one_of(st.floats(-5, 5), st.sampled_from([float("nan"), float("inf"
 
 @st.composite
 def tensors(draw, shapes=None):
-    shape, dtype = draw(shapes or st.lists(sizes, max_size=3)), draw(dtypes)
+    shapes = st.lists(sizes, max_size=3) if shapes is None else shapes
+    shape, dtype = draw(shapes), draw(dtypes)
     count = int(torch.tensor(shape).prod()) if shape else 1
     values = draw(st.lists(numbers, min_size=min(count, 8), max_size=min(count, 8))) or [0.0]
     flat = torch.tensor(values, dtype=torch.float64)
