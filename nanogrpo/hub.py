@@ -2,9 +2,9 @@
 
 The stock architecture that computes what :class:`~nanogrpo.model.GPT` computes is OPT (arXiv 2205.01068),
 with its options set to LayerNorm before each half, exact GELU and an output layer of its own. GPT-2 has the
-same blocks, but counts positions from the left edge of the table unless it is told otherwise. TRL pads prompts
-on the left and does not tell it, so that a short prompt would be trained at other positions than it was
-sampled at. OPT counts the tokens that are not masked.
+same blocks, but counts positions from the left edge of the table unless it is told otherwise. TRL pads on the
+left and does not tell it, so a short prompt would be trained at other positions than it was sampled at. OPT
+counts the tokens that are not masked.
 
 What it leaves out, and why: chat templates (a character model has no chat), other architectures, and the hub
 itself (``push_to_hub`` of what is returned here does that). Needs ``pip install 'nanogrpo[hub]'``; nothing

@@ -6,7 +6,7 @@ step is lr * g / (abs(g) + eps), whose slope is at most lr / eps, so that weight
 as far apart as gradients are. Adam's eps is 1e-2 here, to keep that factor below one.
 
 TRL computes the last layer in float32 whatever the model is, so gradients agree to float32. With that one
-function replaced by the formula in the model's own float64, they agree to float64: the gap has no other cause.
+function replaced by the formula in the model's own float64, they agree to float64: nothing else differs.
 """
 
 from collections import defaultdict
