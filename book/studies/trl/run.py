@@ -93,9 +93,9 @@ def main() -> None:
                 rows, points = run(seed)
                 for row in rows:
                     found = {name: float(row[column]) for name, column in COLUMNS.items()}
-                    curves.write({"arm": arm, "seed": seed, "step": row["step"], **found})
+                    curves.write({"run": arm, "seed": seed, "step": row["step"], **found})
                 for step, value in points.items():
-                    successes.write({"arm": arm, "seed": seed, "step": step, "success": value})
+                    successes.write({"run": arm, "seed": seed, "step": step, "success": value})
                 print(arm, seed, f"{points[STEPS]:.3f}", f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
