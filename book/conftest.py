@@ -1,7 +1,7 @@
 """nbval on the chapters: what is compared and how (tests/outputs.py), and which this machine can run.
 
-Numbers are compared as numbers, on the kernels that stored them. Without tiny Shakespeare, or without TRL, the
-chapters that call for it are skipped.
+Numbers are compared as numbers, on the kernels that stored them. Without tiny Shakespeare, or without TRL,
+the chapters that call for it are skipped.
 """
 
 import os

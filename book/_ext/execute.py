@@ -23,9 +23,9 @@ import nbformat
 import yaml
 from clean import clean, machine_paths, problems
 from corpus import use_copy_beside
-from needs import lacking
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from needs import lacking
 
 ROOT = Path(__file__).resolve().parents[2]
 
