@@ -1,4 +1,4 @@
-"""Runs whose sampler is not the trainer; the protocol is in README.md. Runs that are logged are not run again."""
+"""Runs whose sampler is not the trainer; the protocol is in README.md. What is logged is not run again."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from nanogrpo.weights import load
 HERE = Path(__file__).parent
 TASK = Addition()
 STEPS, WINDOW = 50, 5
-RATES, TUNING_SEEDS, SEEDS = (5e-5, 1e-4, 2e-4, 4e-4), (100, 101), range(10)
+RATES, TUNING_SEEDS, SEEDS = (5e-5, 1e-4, 2e-4, 4e-4), (100, 101), range(20)
 
 CORRECTIONS: dict[str, dict] = {
     "recomputed": {},
