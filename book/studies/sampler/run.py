@@ -20,7 +20,8 @@ from nanogrpo.weights import load
 HERE = Path(__file__).parent
 TASK = Addition()
 STEPS, WINDOW = 50, 5
-RATES, TUNING_SEEDS, SEEDS = (5e-5, 1e-4, 2e-4, 4e-4), (100, 101), range(20)
+RATES, TUNING_SEEDS = (5e-5, 1e-4, 2e-4, 4e-4), (100, 101)
+SEEDS = (range(10), range(10, 20))  # both parts are run on the first ten before the others
 
 CORRECTIONS: dict[str, dict] = {
     "recomputed": {},
@@ -88,7 +89,7 @@ def write(name: str, header: Iterable[str], rows: list[list]) -> None:
 def do(jobs: list[Job]) -> None:
     """Run what is not logged yet, and log it."""
     done = {(row["part"], row["arm"], float(row["rate"]), int(row["seed"])) for row in logged("results.csv")}
-    for job in tqdm([job for job in jobs if job not in done], mininterval=10, desc=jobs[0][0]):
+    for job in tqdm([job for job in jobs if job not in done], mininterval=10):
         success, curves = run(job)
         if job[0] != "tuning":
             rows = [[*job, (i + 1) * WINDOW, *(f"{x:.5g}" for x in curve)] for i, curve in enumerate(curves)]
@@ -114,10 +115,10 @@ def main() -> None:
         (HERE / "environment.json").write_text(json.dumps(made, indent=2) + "\n")
     do([("tuning", arm, rate, s) for arm in ("on-policy", *OLDEST) for rate in RATES for s in TUNING_SEEDS])
     common = best("on-policy")
-    do([("same", arm, common, seed) for seed in SEEDS for arm in ARMS])
-    tuned = [("tuned", arm, best(arm), s) for arm in OLDEST if best(arm) != common for s in SEEDS]
-    if tuned:
-        do(tuned)
+    own = {arm: best(arm) for arm in OLDEST}
+    for seeds in SEEDS:
+        do([("same", arm, common, seed) for seed in seeds for arm in ARMS])
+        do([("tuned", arm, rate, seed) for arm, rate in own.items() if rate != common for seed in seeds])
 
 
 if __name__ == "__main__":
