@@ -34,6 +34,7 @@ ARMS: dict[str, dict] = {
     "1 step, recomputed": {"sampler_lag": 1},
     **{f"4 steps, {name}": {"sampler_lag": 4, **how} for name, how in CORRECTIONS.items()},
     **{f"16 steps, {name}": {"sampler_lag": 16, **how} for name, how in CORRECTIONS.items()},
+    "16 steps, OPSM": {"sampler_lag": 16, "off_policy_mask_threshold": 0.1},
     "temperature 0.7, recomputed": {"sampler_temperature": 0.7},
     "temperature 0.7, TIS": {"sampler_temperature": 0.7, "sampler_correction": "token_truncate"},
     "8 bits, recomputed": {"sampler": "int8"},
