@@ -60,7 +60,8 @@ def sampling_model(model: GPT, config: VariantConfig, state: TrainState) -> GPT:
 def sampling_config(config: Config) -> Config:
     """The options that a sampler goes by: the trainer's, at a temperature of its own where it has one."""
     own = config.sampler_temperature
-    return config if own is None else replace(config, temperature=own)
+    # What samples corrects nothing, and would be told so.
+    return config if own is None else replace(config, temperature=own, sampler_correction="none")
 
 
 def rounded(weight: torch.Tensor) -> torch.Tensor:

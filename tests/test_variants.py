@@ -422,6 +422,8 @@ def test_a_sampler_at_another_temperature_is_scored_by_both():
     assert metrics["sampling/kl"] > 0
     same = batch()[1][1]
     assert batch(sampler_temperature=1.0)[1][1].sampler_logprobs is None is same.sampler_logprobs
+    weighed = batch(sampler_temperature=0.5, sampler_correction="token_truncate")[1][0]
+    assert weighed["sampling/importance_sampling_ratio/max"] > 1
     other = batch(temperature=0.5)[1][1]
     assert torch.equal(r.completion_ids, other.rollout.completion_ids), "it draws at its own temperature"
     with pytest.raises(OptionError, match="nothing to correct"):
