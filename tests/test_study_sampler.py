@@ -64,7 +64,7 @@ def test_each_learning_rate_is_the_best_of_its_tuning():
     assert {row["rate"] for row in RESULTS if row["part"] == "same"} == {"0.0002"}
 
 
-LOWER = ["1 step, recomputed", "4 steps, recomputed", "temperature 0.7, recomputed"]
+LOWER = ["1 step, recomputed", "4 steps, recomputed", "temperature 0.7, recomputed", "temperature 0.7, TIS"]
 LOWER += map(OLD, ("recomputed", "kept", "TIS", "MIS"))
 
 
@@ -80,6 +80,12 @@ def test_arms_that_are_shown_to_end_below_on_policy(arm):
 def test_arms_that_cannot_be_told_from_on_policy(arm):
     middle, half = gap(("same", arm), ("same", "on-policy"))
     assert abs(middle) < half
+
+
+def test_what_is_not_shown_to_be_better_than_recomputed():
+    for sampler, name in (("4 steps", "MIS"), ("temperature 0.7", "TIS")):
+        middle, half = gap(("same", f"{sampler}, {name}"), ("same", f"{sampler}, recomputed"))
+        assert middle - half < 0
 
 
 def test_stale_samples_taken_for_one_s_own_collapse_and_corrections_save_them():
