@@ -62,8 +62,15 @@ def test_a_correction_is_judged_as_the_microscope_judges_the_trainer_s_own_loss(
         loss = estimator(plain | noisy | how, scope, past[-1], 2)
         found = scope.expect(loss, right - mu.sum(1).exp() @ right, 2)  # a mean of two completions
         bias, noise, _ = text.judge(scope, right, jacobian, mu, **text.CORRECTIONS[name])
-        close(torch.tensor(bias), (found.gradient + truth).norm() / truth.norm(), name, 1e-9)
-        close(torch.tensor(noise), (2 * found.variance).sqrt() / truth.norm(), name, 1e-9)
+        close(
+            torch.tensor(bias, dtype=torch.float64),
+            (found.gradient + truth).norm() / truth.norm(),
+            name,
+            1e-9,
+        )
+        close(
+            torch.tensor(noise, dtype=torch.float64), (2 * found.variance).sqrt() / truth.norm(), name, 1e-9
+        )
 
 
 def test_every_sampler_s_probabilities_sum_to_1(text, climbers):
