@@ -93,6 +93,77 @@ RULES = (
         rows=1,
     ),
     Rule(
+        "learning rate too large",
+        "Within the first steps the policy jumps: the reward falls, or the KL leaps, and the entropy with "
+        "it. Divide the learning rate by ten.",
+        "quickstart",
+        ("reward", "entropy"),
+        looks.jumps,
+    ),
+    Rule(
+        "reward hacked",
+        "What is trained on rises, and a reward that is only watched falls. The policy has found what the "
+        "one pays for and the other does not.",
+        "over-optimization",
+        ("reward",),
+        looks.hacked,
+    ),
+    Rule(
+        "entropy runs up",
+        "The policy becomes more random than it was at the start. A bonus on the entropy is too large, or "
+        "what is pushed is noise.",
+        "entropy",
+        ("entropy", "reward"),
+        looks.loosens,
+    ),
+    Rule(
+        "KL run-away",
+        "The policy leaves the reference as if it were paid to. Look at the sign of the penalty, at its "
+        "size, and at which estimator of the KL has a gradient where it stands.",
+        "kl",
+        ("kl", "reward", "entropy"),
+        looks.runs_away,
+    ),
+    Rule(
+        "dead groups",
+        "Nearly all groups have equal rewards, so nothing can be learned from them: the reward is never "
+        "earned, always earned, or broken. Look at completions and their rewards.",
+        "zero-variance",
+        ("frac_reward_zero_std", "reward"),
+        looks.dead_groups,
+    ),
+    Rule(
+        "the reward falls",
+        "What is trained on gets worse, steadily. Look at the signs: of the loss, of the advantage, of the "
+        "reward.",
+        "policy-gradients",
+        ("reward",),
+        looks.falls,
+    ),
+    Rule(
+        "truncation creep",
+        "More and more completions do not end. They are cut off, and what is cut off is rewarded, or the "
+        "end of a completion is not trained.",
+        "length-bias",
+        ("completions/clipped_ratio",),
+        looks.truncation,
+    ),
+    Rule(
+        "length drift",
+        "Completions become much longer or shorter. Length is what is paid for, or what the loss divides by.",
+        "length-bias",
+        ("completions/mean_length",),
+        looks.length_drifts,
+    ),
+    Rule(
+        "entropy collapse",
+        "The policy writes the same thing again and again, and the reward does not say that this is right. "
+        "With the entropy goes what could still be learned.",
+        "entropy",
+        ("entropy", "reward_std"),
+        looks.collapses,
+    ),
+    Rule(
         "the policy does not move",
         "KL, entropy, reward and length stay what they were. The learning rate is zero or tiny, the "
         "optimizer holds other weights, or they are frozen.",
@@ -107,77 +178,6 @@ RULES = (
         "kl",
         ("kl", "entropy", "reward"),
         looks.reference_moves,
-    ),
-    Rule(
-        "dead groups",
-        "Nearly all groups have equal rewards, so nothing can be learned from them: the reward is never "
-        "earned, always earned, or broken. Look at completions and their rewards.",
-        "zero-variance",
-        ("frac_reward_zero_std", "reward"),
-        looks.dead_groups,
-    ),
-    Rule(
-        "reward hacked",
-        "What is trained on rises, and a reward that is only watched falls. The policy has found what the "
-        "one pays for and the other does not.",
-        "over-optimization",
-        ("reward",),
-        looks.hacked,
-    ),
-    Rule(
-        "learning rate too large",
-        "Within the first steps the policy jumps: the reward falls, or the KL leaps, and the entropy with "
-        "it. Divide the learning rate by ten.",
-        "quickstart",
-        ("reward", "entropy"),
-        looks.jumps,
-    ),
-    Rule(
-        "truncation creep",
-        "More and more completions do not end. They are cut off, and what is cut off is rewarded, or the "
-        "end of a completion is not trained.",
-        "length-bias",
-        ("completions/clipped_ratio",),
-        looks.truncation,
-    ),
-    Rule(
-        "KL run-away",
-        "The policy leaves the reference as if it were paid to. Look at the sign of the penalty, at its "
-        "size, and at which estimator of the KL has a gradient where it stands.",
-        "kl",
-        ("kl",),
-        looks.runs_away,
-    ),
-    Rule(
-        "entropy collapse",
-        "The policy writes the same thing again and again, and the reward does not say that this is right. "
-        "With the entropy goes what could still be learned.",
-        "entropy",
-        ("entropy", "reward"),
-        looks.collapses,
-    ),
-    Rule(
-        "entropy runs up",
-        "The policy becomes more random than it was at the start. A bonus on the entropy is too large, or "
-        "what is pushed is noise.",
-        "entropy",
-        ("entropy", "reward"),
-        looks.loosens,
-    ),
-    Rule(
-        "the reward falls",
-        "What is trained on gets worse, steadily. Look at the signs: of the loss, of the advantage, of the "
-        "reward.",
-        "policy-gradients",
-        ("reward",),
-        looks.falls,
-    ),
-    Rule(
-        "length drift",
-        "Completions become much longer or shorter. Length is what is paid for, or what the loss divides by.",
-        "length-bias",
-        ("completions/mean_length",),
-        looks.length_drifts,
     ),
     Rule(
         "nothing is learned",

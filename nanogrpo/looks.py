@@ -7,12 +7,17 @@ neighboring values, which a slow trend hardly touches. Thresholds were set on th
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import ge, le
+from statistics import median
 from typing import NamedTuple
 
 from nanogrpo.curves import Curves, Point
 
 CLEAR = 5.0  # standard errors that a change must have to be one
-LEARNED = 3.0  # and that the reward must have risen by, for a run that has learned something
+LEARNED = 3.0  # and that the reward must have risen by, to explain another change
+MANY = 0.85  # a share of dead groups
+LEAP = 1.0  # a KL, in nats a token
 
 
 class Seen(NamedTuple):
@@ -44,13 +49,25 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(v / len(values) for v in values)  # divided first, since a sum may overflow
 
 
+def noise(values: Sequence[float]) -> float:
+    """Standard deviation about a slow trend, from the differences of neighboring values."""
+    steps = [abs(b - a) for a, b in zip(values, values[1:], strict=False)]
+    return math.hypot(*steps) / math.sqrt(2 * max(len(steps), 1))
+
+
 def change(points: Sequence[Point]) -> Change:
     """From the first fifth of a curve to its last."""
     values = [point.value for point in points]
     k = max(2, len(values) // 5)
-    steps = [abs(b - a) for a, b in zip(values, values[1:], strict=False)]
-    noise = math.hypot(*steps) / math.sqrt(2 * max(len(steps), 1))
-    return Change(mean(values[:k]), mean(values[-k:]), noise * math.sqrt(2 / k))
+    return Change(mean(values[:k]), mean(values[-k:]), noise(values) * math.sqrt(2 / k))
+
+
+def slope(points: Sequence[Point]) -> float:
+    """The slope of the least-squares line through a curve, in its standard errors."""
+    values, middle = [point.value for point in points], (len(points) - 1) / 2
+    places = [i - middle for i in range(len(values))]
+    length = math.hypot(*places)
+    return math.fsum(x / length * y for x, y in zip(places, values, strict=True)) / max(noise(values), 1e-6)
 
 
 def since(points: Sequence[Point], odd: Callable[[float], bool]) -> int:
@@ -103,21 +120,31 @@ def no_gradient(curves: Curves) -> Seen | None:
 
 
 def ratio_not_one(curves: Curves) -> Seen | None:
-    """Tokens clipped at the first update, where none can be; without settings, too many at the first step."""
-    points, number = curves.points("clip_ratio/region_mean"), updates(curves)
+    """Tokens clipped at the first update, where none can be.
+
+    With one update a batch the log shows that update alone. With several it shows their mean, which is not 0
+    in a sound run either: then too many in step 1 count, or a share that stays, since Adam's first steps are
+    its largest and our trainers have no warm-up.
+    """
+    name, number = "clip_ratio/region_mean", updates(curves)
+    points = curves.points(name)
     if number == 1:
         clipped = [p for p in points if p.value > 0]
-        if not clipped:
-            return None
         share = mean([p.value for p in points])
         said = f"one update a batch, and {share:.3g} of the tokens are clipped on average"
-        return Seen("clip_ratio/region_mean", clipped[0].step, said)
+        return Seen(name, clipped[0].step, said) if clipped else None
     first = points[0]
-    most = 0.25 if number is None else 0.25 * (number - 1) / number
-    if first.step > 1 or first.value <= most:
+    if first.step == 1 and first.value > (0.4 if number is None else 0.5 * (number - 1) / number):
+        return Seen(
+            name, 1, f"{first.value:.3g} of the tokens are clipped in step 1, before it can have moved far"
+        )
+    if number is None or first.step > 1 or len(points) < 20:
         return None
-    said = f"{first.value:.3g} of the tokens are clipped in step 1, before the policy can have moved far"
-    return Seen("clip_ratio/region_mean", first.step, said)
+    start, end = mean([p.value for p in points[:3]]), change(points).after
+    if end < 0.01 or end < 0.45 * start:
+        return None
+    said = f"{start:.3g} of the tokens are clipped in the first three steps, and still {end:.3g} at the end"
+    return Seen(name, first.step, said)
 
 
 def reference_elsewhere(curves: Curves) -> Seen | None:
@@ -157,9 +184,9 @@ def stands_still(curves: Curves) -> Seen | None:
 def reference_moves(curves: Curves) -> Seen | None:
     """KL that does not grow, while other curves change."""
     points = curves.points("kl")
-    early, late = change(points)[:2]
+    late = change(points).after
     changed = moved(curves, "entropy", "reward", "completions/mean_length")
-    if not changed or late > 0.01 or late > 3 * max(early, 1e-4):
+    if not changed or late > 0.02:
         return None
     return Seen(
         "kl", points[0].step, f"the KL is {late:.2g} at the end, while {' and '.join(changed)} changed"
@@ -167,15 +194,15 @@ def reference_moves(curves: Curves) -> Seen | None:
 
 
 def dead_groups(curves: Curves) -> Seen | None:
-    """Nearly all groups dead: from the start, or later without a reward that has risen."""
+    """Nearly all groups dead: from the start, without a gain, or by a reward that has become one number."""
     dead, reward = curves.points("frac_reward_zero_std"), curves.points("reward")
-    early, late = change(dead)[:2]
-    gain = change(reward)
-    if late < 0.85 or (early < 0.85 and gain.size > LEARNED):
+    share, gain = change(dead), change(reward)
+    last = [p.value for p in reward[-max(2, len(reward) // 5) :]]
+    constant = min(last) == max(last) and share.after == 1
+    if share.after < MANY or not (constant or share.before >= MANY) or gain.size > LEARNED:
         return None
-    step = since(dead, lambda share: share >= 0.75)
-    said = f"share of dead groups {change(dead)}; reward {gain}"
-    return Seen("frac_reward_zero_std", step, said)
+    said = f"share of dead groups {share}; reward {gain}"
+    return Seen("frac_reward_zero_std", since(dead, lambda value: value >= MANY - 0.1), said)
 
 
 def hacked(curves: Curves) -> Seen | None:
@@ -183,17 +210,27 @@ def hacked(curves: Curves) -> Seen | None:
     gain = change(curves.points("reward"))
     for name in curves.parts():
         points = curves.points(name)
-        if len(points) < 10:
-            continue
-        loss = change(points)
-        if gain.size > CLEAR and loss.size < -CLEAR:
-            step = since(points, lambda value, high=loss.before: value < high)  # type: ignore[misc]
+        if len(points) >= 10 and gain.size > CLEAR and (loss := change(points)).size < -CLEAR:
+            half = (loss.before + loss.after) / 2
+            step = since(points, partial(ge, half))
             return Seen(name, step, f"reward {gain}; {name} {loss}")
     return None
 
 
 def jumps(curves: Curves) -> Seen | None:
-    """A KL, a clipped share or an entropy that leaps in the first steps, and a reward that does not rise."""
+    """A KL above 1 nat a token in the first steps, a reward that is gone at once, or one that dips."""
+    kl, reward = curves.points("kl")[1:5], curves.points("reward")
+    if len(kl) == 4 and (middle := median([p.value for p in kl])) > LEAP:
+        return Seen("kl", kl[0].step, f"the KL is {middle:.3g} nats a token within the first steps")
+    values, first = [p.value for p in reward], reward[0].value
+    if first - mean(values[1:4]) > 4 * noise(values[1:]) and mean(values[1:4]) < 0.4 * first:
+        said = f"reward {first:.3g} at the first step, {mean(values[1:4]):.3g} in the next three"
+        return Seen("reward", reward[1].step, said)
+    early = range(1, max(2, len(values) // 4))
+    low, at = min((mean(values[i : i + 3]), i) for i in early)
+    if low < 0.6 * first and min(first, change(reward).after) - low > 4 * noise(values):
+        said = f"reward {first:.3g} at the first step, {low:.3g} in the three from here, {change(reward).after:.3g}"
+        return Seen("reward", reward[at].step, f"{said} in the last fifth")
     return None
 
 
@@ -201,37 +238,78 @@ def truncation(curves: Curves) -> Seen | None:
     """More truncated completions at the end."""
     points = curves.points("completions/clipped_ratio")
     cut = change(points)
-    if cut.after < 0.3 or cut.after < cut.before + 0.2 or cut.size < CLEAR:
+    if cut.after < cut.before + 0.15 or cut.size < CLEAR:
         return None
     half = (cut.before + cut.after) / 2
-    return Seen("completions/clipped_ratio", since(points, lambda v: v > half), f"truncated {cut}")
+    return Seen("completions/clipped_ratio", since(points, partial(le, half)), f"truncated {cut}")
 
 
 def runs_away(curves: Curves) -> Seen | None:
-    """A KL that is large and still growing."""
-    return None
+    """A KL above 1 nat a token, which no reward pays for; where the reward falls, only with the entropy."""
+    kl, gain, spread = (change(curves.points(name)) for name in ("kl", "reward", "entropy"))
+    if kl.after < LEAP or kl.after < 2 * kl.before:
+        return None
+    if gain.size > LEARNED and (truncation_or_length(curves) or hacked(curves)):
+        return None  # these say why it goes away
+    if gain.size < -CLEAR and spread.after > 0.5 * spread.before:
+        return None
+    return Seen("kl", since(curves.points("kl"), partial(le, LEAP)), f"KL {kl}; reward {gain}")
 
 
 def collapses(curves: Curves) -> Seen | None:
-    """An entropy that has gone, without a reward that explains it."""
-    return None
+    """An entropy that has gone, while prompts still differ in what they earn: this is no mastery."""
+    spread, differ = change(curves.points("entropy")), change(curves.points("reward_std"))
+    if spread.after > 0.15 * spread.before or spread.size > -CLEAR or differ.after < 0.5 * differ.before:
+        return None
+    half = spread.before / 2
+    step = since(curves.points("entropy"), partial(ge, half))
+    return Seen("entropy", step, f"entropy {spread}; reward_std {differ}")
 
 
 def loosens(curves: Curves) -> Seen | None:
-    """An entropy that is clearly larger at the end."""
-    return None
+    """An entropy half as large again at the end, which is not the freedom of longer completions."""
+    spread, gain = change(curves.points("entropy")), change(curves.points("reward"))
+    if spread.after < 1.5 * spread.before or spread.size < CLEAR:
+        return None
+    if gain.size > LEARNED and (truncation_or_length(curves) or hacked(curves)):
+        return None
+    half = (spread.before + spread.after) / 2
+    step = since(curves.points("entropy"), partial(le, half))
+    return Seen("entropy", step, f"entropy {spread}; reward {gain}")
+
+
+def truncation_or_length(curves: Curves) -> bool:
+    """Whether completions have become longer, shorter or unfinished, where that was logged."""
+    cut, long = curves.points("completions/clipped_ratio"), curves.points("completions/mean_length")
+    return bool((cut and truncation(curves)) or (long and length_drifts(curves)))
 
 
 def falls(curves: Curves) -> Seen | None:
     """A reward that is clearly lower at the end."""
-    return None
+    points = curves.points("reward")
+    gain = change(points)
+    if gain.size > -CLEAR:
+        return None
+    half = (gain.before + gain.after) / 2
+    return Seen("reward", since(points, partial(ge, half)), f"reward {gain}")
 
 
 def length_drifts(curves: Curves) -> Seen | None:
-    """A length that has changed by a third or more."""
-    return None
+    """A length that has changed by a fifth or more."""
+    points = curves.points("completions/mean_length")
+    long = change(points)
+    if abs(long.after - long.before) < 0.2 * long.before or abs(long.size) < CLEAR:
+        return None
+    half = (long.before + long.after) / 2
+    step = since(points, partial(le if long.size > 0 else ge, half))
+    return Seen("completions/mean_length", step, f"mean length {long}")
 
 
 def learns_nothing(curves: Curves) -> Seen | None:
-    """A reward that has not risen, by its own noise."""
-    return None
+    """A reward whose straight line does not rise, by its own noise, though groups differ."""
+    points, dead = curves.points("reward"), curves.points("frac_reward_zero_std")
+    rise = slope(points)
+    if rise > 2.5 or (dead and change(dead).after > MANY - 0.1):
+        return None
+    said = f"reward {change(points)}; a straight line through it rises by {rise:.1f} standard errors"
+    return Seen("reward", points[0].step, said)

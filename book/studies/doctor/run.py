@@ -29,6 +29,7 @@ STEPS = 60
 HEALTHY = Fault("", "")
 PLAN = {  # faults, seeds of each, healthy seeds
     "training": (TRAINING, range(100, 104), range(200, 240)),
+    "amended": ([f for f in TRAINING if f.name == "entropy is punished"], range(100, 104), ()),
     "held out": ([*TRAINING, *UNSEEN, *SILENT], range(1000, 1004), range(2000, 2120)),
 }
 
@@ -47,6 +48,7 @@ def started(task: str, steps: int) -> GPT:
 
 def drawn(part: str, seed: int) -> dict[str, Any]:
     """Settings of a run, from its seed alone."""
+    part = "training" if part == "amended" else part
     chance = random.Random(seed)
     how = {name: chance.choice(values) for name, values in SETTINGS[part].items()}
     low, high = map(math.log, RATES[part])
@@ -91,8 +93,13 @@ def number(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=PLAN)
+    parser.add_argument("part", choices=[*PLAN, "faults"])
     part = parser.parse_args().part
+    if part == "faults":
+        groups = {"training": TRAINING, "unseen": UNSEEN, "silent": SILENT}
+        kinds = {f.name: {"expected": f.expected, "group": g} for g, fs in groups.items() for f in fs}
+        (HERE / "faults.json").write_text(json.dumps(kinds, indent=0) + "\n", encoding="utf-8")
+        return
     torch.set_num_threads(1)
     made, table, settings = environment(), [], {}
     faults, seeds, healthy = PLAN[part]

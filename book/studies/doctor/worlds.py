@@ -168,7 +168,7 @@ class Fault:
 WATCH = exact_match
 TRAINING = [
     Fault("grader wants a full stop", "dead groups", reward=never),
-    Fault("entropy is punished", "entropy collapse", {"entropy_coef": -0.2}),
+    Fault("entropy is punished", "entropy collapse", {"entropy_coef": -1.0}),
     Fault("entropy bonus of 1", "entropy runs up", {"entropy_coef": 1.0}),
     Fault("paid for length", "truncation creep", reward=long),
     Fault("paid for silence", "length drift", reward=short),
