@@ -229,8 +229,8 @@ def jumps(curves: Curves) -> Seen | None:
     early = range(1, max(2, len(values) // 4))
     low, at = min((mean(values[i : i + 3]), i) for i in early)
     if low < 0.6 * first and min(first, change(reward).after) - low > 4 * noise(values):
-        said = f"reward {first:.3g} at the first step, {low:.3g} in the three from here, {change(reward).after:.3g}"
-        return Seen("reward", reward[at].step, f"{said} in the last fifth")
+        said = f"reward {first:.3g} at the first step, {low:.3g} in the three from here"
+        return Seen("reward", reward[at].step, f"{said}, {change(reward).after:.3g} in the last fifth")
     return None
 
 
