@@ -25,15 +25,13 @@ class Finding:
     seen: Seen
 
     def __str__(self) -> str:
-        head = f"{self.rule.name}: {self.seen.metric}, from step {self.seen.step}"
         lines = [
+            f"{self.rule.name}: {self.seen.metric}, from step {self.seen.step}",
             f"evidence: {self.seen.evidence}.",
             f"meaning: {self.rule.says}",
-            f"read: {self.rule.chapter}",
+            f"read: book/{self.rule.chapter}",
         ]
-        return "\n".join(
-            [head, *(textwrap.fill(x, 100, initial_indent="   ", subsequent_indent="   ") for x in lines)]
-        )
+        return "\n".join(textwrap.fill(text, 100, subsequent_indent="   ") for text in lines)
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,8 @@ def report(name: str, curves: Curves, diagnosis: Diagnosis) -> str:
     steps = f"{len(curves.steps)} rows, steps {curves.steps[0]} to {curves.steps[-1]}"
     how = "with its settings" if curves.settings else "without settings: no config.json of ours beside it"
     lines = [f"{name}: {steps}, {how}", ""]
-    lines += [f"{i}. {finding}\n" for i, finding in enumerate(diagnosis.findings, start=1)]
+    for i, finding in enumerate(diagnosis.findings, start=1):
+        lines += [f"{i}. " + str(finding).replace("\n", "\n   "), ""]
     if not diagnosis.findings:
         lines += ["Nothing looks wrong. Many mistakes leave no trace in a curve, so this is no proof.", ""]
     if diagnosis.not_looked_at:

@@ -83,8 +83,8 @@ def since(points: Sequence[Point], odd: Callable[[float], bool]) -> int:
 def updates(curves: Curves) -> int | None:
     """Updates for each batch of samples; None where the settings do not say."""
     passes = curves.settings.get("num_iterations", curves.settings.get("num_ppo_epochs"))
-    parts = curves.settings.get("num_mini_batches", 1)
-    return passes * parts if isinstance(passes, int) and isinstance(parts, int) else None
+    both = (passes, curves.settings.get("num_mini_batches", 1))
+    return math.prod(both) if all(type(n) is int and n > 0 for n in both) else None
 
 
 def moved(curves: Curves, *names: str) -> list[str]:

@@ -5,7 +5,7 @@ The study's protocol says which diagnosis of which fault counts as right, and wh
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,24 +55,27 @@ def patients(part: str = "held_out", settings: bool = True) -> list[Patient]:
     faults = json.loads(study_log("doctor/faults.json").read_text(encoding="utf-8"))
     how = json.loads(study_log(f"doctor/{part}.json").read_text(encoding="utf-8"))["settings"]
     healthy = {"group": "healthy", "expected": ""}
-    found = []
-    for (fault, seed), rows in _runs(part):
-        names = [n for n in rows[0] if n not in ("fault", "seed", "step") and any(row[n] for row in rows)]
+    found, logged = [], _runs(part)
+    for run in how:
+        fault, seed = run.rsplit("/", 1)[0], int(run.rsplit("/", 1)[1])
+        rows = logged.get((fault, seed), [])
+        own = [n for n in (rows[0] if rows else {}) if n not in ("fault", "seed", "step")]
+        names = [n for n in own if any(row[n] for row in rows)]
         columns = {n: [float(row[n]) if row[n] else None for row in rows] for n in names}
         steps = [int(row["step"]) for row in rows]
-        curves = Curves(columns, steps, how[f"{fault}/{seed}"] if settings else {})
+        curves = Curves(columns, steps, how[run] if settings else {})
         known = faults[fault] if fault else healthy
         found.append(Patient(fault, known["group"], known["expected"], seed, curves, diagnose(curves)))
     return found
 
 
-def _runs(part: str) -> Iterator[tuple[tuple[str, int], list[dict[str, Any]]]]:
-    """The rows of each run, as they stand in the log."""
+def _runs(part: str) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """The rows of each run, as they stand in the log; a run that stopped at once has none."""
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
     with open(study_log(f"doctor/{part}.csv"), newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             runs.setdefault((row["fault"], int(row["seed"])), []).append(row)
-    yield from runs.items()
+    return runs
 
 
 def share(hits: Sequence[bool], level: float = 0.95) -> Interval:
@@ -106,4 +109,4 @@ def share_by_kind(runs: Sequence[Patient], level: float = 0.95, draws: int = 999
     picks = np.random.default_rng(0).integers(len(kinds), size=(draws, len(kinds)))
     drawn = right[picks].sum(1) / number[picks].sum(1)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(right.sum() / number.sum(), float(low), float(high))
+    return Interval(float(right.sum() / number.sum()), float(low), float(high))
