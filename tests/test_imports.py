@@ -27,8 +27,9 @@ LAYERS = [
     {"ppo"},
     {"recipes", "preferences", "runs"},
     {"job", "curves"},
-    {"commands", "findings"},
-    {"demo", "doctor"},
+    {"commands", "looks"},
+    {"demo", "findings"},
+    {"doctor"},
     {"__main__"},
 ]
 CORE = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
