@@ -250,7 +250,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.dictionaries(st.sampled_from([*METRICS, "rewards/a/mean"]), VALUES, min_size=1),
     st.integers(1, 35),
