@@ -301,3 +301,17 @@ def test_a_search_that_finds_nothing_says_so(visit):
     page = visit("search")
     page.evaluate("Search.performSearch('qqqxyz')")
     assert "Nothing was found" in page.locator("#search-results").inner_text()
+
+
+@pytest.mark.slow
+def test_no_page_of_the_api_is_long_or_heavy_and_no_chapter_is_endless(visit, site):
+    """At most 30,000 px with every answer shown, the pages of the API among them; 0.3 MB compressed."""
+    page = visit("book/api")
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        if "_static" in name or name == "index.html":
+            continue
+        page.goto(f"{page.url.split('/book/')[0]}/{name}", wait_until="load")
+        height = page.evaluate("document.documentElement.scrollHeight")
+        assert height <= 30_000, name
+        assert len(gzip.compress(path.read_bytes(), 6)) <= 300_000, name
