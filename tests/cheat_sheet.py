@@ -72,21 +72,20 @@ def identities() -> dict[str, list[str]]:
     return {name: sorted(numbers) for name, numbers in found.items()}
 
 
-def theirs(own: tuple[str, ...]) -> str:
-    """What TRL calls the options of ours; for a variant, its line of the dictionary."""
-    known = {mine: trl for mine, trl, _ in DEFAULTS}
-    said = [DICTIONARY[name][1] if name in DICTIONARY else f"`{known[name]}`" for name in own]
-    return ", ".join(said)
+def option(name: str) -> str:
+    """An option of ours, or a variant, and what TRL calls it where that is something else."""
+    trl = DICTIONARY[name][1] if name in DICTIONARY else {mine: f"`{trl}`" for mine, trl, _ in DEFAULTS}[name]
+    return f"`{name}`" if trl == f"`{name}`" else f"`{name}`: {trl}"
 
 
 def formulas() -> str:
     rows = []
     for path, own in FUNCTIONS.items():
         name = path.split(".")[1]
-        mine = ", ".join(f"variant `{o}`" if o in DICTIONARY else f"`{o}`" for o in own)
         badge = ", ".join(identities().get(name, []))
-        rows.append([formula(path), f"{{py:func}}`~nanogrpo.{path}`", mine, theirs(own), badge])
-    return table(["formula", "function", "here", "TRL", "identities"], rows)
+        said = ", ".join(option(name) for name in own)
+        rows.append([formula(path), f"{{py:func}}`~nanogrpo.{path}`", said, badge])
+    return table(["formula", "function", "option here: in TRL", "identities"], rows)
 
 
 def averages() -> str:
