@@ -291,6 +291,7 @@ def _scaled(
 ) -> Tensor:  # fmt: skip
     """Advantages in units of a standard deviation, see :func:`baseline_advantages`; what is 0 stays 0."""
     check_choice("scale_rewards", scale_rewards, SCALES)
+    _check_overflow(advantages)
     if scale_rewards == "none":
         return advantages
     if scale_rewards == "global":
@@ -301,6 +302,7 @@ def _scaled(
         scale = rewards.std(1, keepdim=True, correction=correction)  # (P, 1)
     else:
         scale = rewards.std(correction=correction)
+    _check_overflow(scale)
     return (advantages / (scale + eps)).masked_fill(advantages == 0, 0.0)
 
 
@@ -322,7 +324,17 @@ def _standardized(advantages: Tensor, lengths: Tensor | None, eps: float, correc
     weights = weights / number
     mean = (weights * advantages).sum()
     variance = (weights * (advantages - mean) ** 2).sum() * (number / (number - correction))
+    _check_overflow(variance)
     return (advantages - mean) / (variance.sqrt() + eps)
+
+
+def _check_overflow(computed: Tensor) -> None:
+    """Raise NonFiniteError where finite rewards gave no finite number: divided by that, all would be 0."""
+    if not computed.isfinite().all():
+        raise NonFiniteError(
+            f"the rewards are so large that their spread is beyond {computed.dtype}; divide them by their "
+            "size in the reward function, or give them as float64"
+        )
 
 
 def overlong_penalty(lengths: Tensor, max_length: int, buffer: int) -> Tensor:
@@ -382,6 +394,7 @@ def gae(
     Raises:
         ShapeError, DTypeError: Shapes differ, or ``mask`` is not bool.
         MaskError: A row of ``mask`` has a hole.
+        OptionError: ``gamma`` or ``lam`` is not between 0 and 1.
 
     When it is wrong: when an episode goes on after T and was only cut for memory; then V after the
     last token is not zero and must be given. Advantages are not whitened here.
@@ -390,6 +403,8 @@ def gae(
     >>> gae(r, v, torch.tensor([[True, True, True, False]]), gamma=1.0, lam=0.5)
     (tensor([[0.1250, 0.2500, 0.5000, 0.0000]]), tensor([[0.6250, 0.7500, 1.0000, 0.0000]]))
     """
+    if not (0 <= gamma <= 1 and 0 <= lam <= 1):
+        raise OptionError(f"gamma={gamma} and lam={lam} are discounts, each from 0 to 1")
     rewards, values = widen("rewards", rewards), widen("values", values)
     _check_rows(mask, rewards=rewards, values=values)
     advantages = torch.zeros_like(values)

@@ -161,7 +161,7 @@ class Folder:
                 f"cannot resume {self}: its {CONFIG} {' and '.join(said)}; it is damaged, or of another "
                 "version of nanogrpo. Weights of finished runs are loaded as ever, by --model"
             )
-        if hashes is None:
+        if hashes is None or hashes == {}:
             print(
                 f"{self} has no hashes of what it was started with, so they are not compared", file=sys.stderr
             )
@@ -222,15 +222,18 @@ class Run:
         return tensors, header | ({"settings": json.dumps(self.settings)} if self.settings else {})
 
     def save(self) -> None:
-        """Write weights and state as one file, whole or not at all."""
-        save_tensors(self.folder / CHECKPOINT, *self.contents())
+        """Write weights and state as one file, whole or not at all; it knows the log that led to it."""
+        tensors, header = self.contents()
+        if (log := self.folder / LOG).exists():
+            header["log"] = fingerprint(log)
+        save_tensors(self.folder / CHECKPOINT, tensors, header)
 
     def load(self) -> None:
         """Take up the checkpoint, and cut the log back to it; what was dropped is said on stderr.
 
         Raises:
             CheckpointError: it is damaged, or belongs to another run.
-            RunError: it was made with other settings than the folder's.
+            RunError: it was made with other settings than the folder's, or the log is of another run.
             LogError: the log does not reach up to it.
         """
         path = self.folder / CHECKPOINT
@@ -247,9 +250,23 @@ class Run:
                 if isinstance(error, CheckpointError):
                     raise
                 raise CheckpointError(f"{path} does not fit {name}: {error}") from error
+        self._check_log(header.get("log"))
         dropped = cut_log(self.folder / LOG, self.state.step)
         if dropped:
             print(dropped, file=sys.stderr)
+
+    def _check_log(self, before: str | None) -> None:
+        """Raise RunError where the rows up to the checkpoint are not those that led to it."""
+        path = self.folder / LOG
+        if before is None or not path.exists():
+            return
+        with os_errors(RunError, f"read {path}", "check its permissions"):
+            rows = path.read_bytes().splitlines(keepends=True)[: self.state.step + 1]
+        if len(rows) == self.state.step + 1 and fingerprint(b"".join(rows)) != before:
+            raise RunError(
+                f"cannot resume {self.folder}: its {LOG} is not the one that led to its {CHECKPOINT}: of "
+                "another run, or edited; put it back, or start a new run in another --out"
+            )
 
     def check_settings(self, before: Mapping[str, Any]) -> None:
         """Raise RunError where the checkpoint was made with others: half a run would be another run."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mathcheck import close
 
 from nanogrpo.advantages import (
+    SCALES,
     baseline_advantages,
     batch_advantages,
     gae,
@@ -401,3 +402,23 @@ def test_whitening_needs_a_token_and_a_mask_of_the_same_shape():
         whiten(torch.ones(1, 3), torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(DTypeError, match="mask is torch.int64"):
         whiten(torch.ones(1, 2), torch.ones(1, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("scale_rewards", SCALES)
+@pytest.mark.parametrize("size", [1e30, 3e38])
+def test_rewards_whose_spread_overflows_do_not_become_advantages_of_zero(scale_rewards, size):
+    rewards = torch.tensor([[0.0, size], [size, 0.5 * size]])
+    try:
+        got = baseline_advantages(rewards, "group", scale_rewards)
+    except NonFiniteError as error:
+        assert "float64" in str(error)
+    else:
+        assert got.isfinite().all() and (got != 0).all()
+    wide = baseline_advantages(rewards.double(), "group", scale_rewards)
+    assert wide.isfinite().all() and (wide != 0).all()
+
+
+@pytest.mark.parametrize("discounts", [{"gamma": 2.0}, {"gamma": -0.1}, {"lam": 1.5}, {"lam": float("nan")}])
+def test_a_discount_that_is_none_is_refused(discounts):
+    with pytest.raises(OptionError, match="from 0 to 1"):
+        gae(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), **discounts)

@@ -320,6 +320,20 @@ def test_the_checkpoint_of_another_run_is_not_taken_up(finished):
     refused(["grpo", "--resume", "--out", "run", "--device", "cpu", "--max-steps", "3"], "seed=0")
 
 
+@pytest.mark.parametrize("how", ["of another run", "edited"])
+def test_a_log_that_did_not_lead_to_the_checkpoint_is_not_taken_up(finished, how):
+    main([*GRPO, "--out", "other", "--seed", "5"])
+    log = Path("run/metrics.csv")
+    rows = log.read_text().splitlines(keepends=True)
+    edited = "".join([*rows[:-1], rows[-1].replace(",", ",0.0", 1)])
+    log.write_text(edited if how == "edited" else Path("other/metrics.csv").read_text())
+    before = contents("run")
+    refused(
+        ["grpo", "--resume", "--out", "run", "--device", "cpu", "--max-steps", "3"], "led to its checkpoint"
+    )
+    assert contents("run") == before
+
+
 def test_a_run_does_not_replace_the_model_that_it_starts_from(finished):
     before = contents("run")
     refused([*GRPO, "--overwrite", "--model", "run"], "run.*choose another --out")
@@ -333,8 +347,10 @@ def test_each_missing_setting_is_named(finished):
         refused(["grpo", "--resume", "--out", "run"], f"cannot resume run: its config.json lacks {name};")
 
 
-def test_a_run_without_hashes_goes_on_and_says_so(finished, capsys):
-    Path("run/config.json").write_text(json.dumps({k: v for k, v in finished.items() if k != "inputs"}))
+@pytest.mark.parametrize("left", [{}, {"inputs": {}}], ids=["none", "empty"])
+def test_a_run_without_hashes_goes_on_and_says_so(finished, left, capsys):
+    settings = {k: v for k, v in finished.items() if k != "inputs"} | left
+    Path("run/config.json").write_text(json.dumps(settings))
     main(["grpo", "--resume", "--out", "run", "--device", "cpu", "--max-steps", "3"])
     assert "has no hashes of what it was started with" in capsys.readouterr().err
     assert read_csv("run/metrics.csv")["step"] == [1, 2, 3]
