@@ -25,6 +25,10 @@ export default [
     languageOptions: { globals: globals(["SECTIONS", "DOCUMENTATION_OPTIONS", "URLSearchParams", "location", "window"]) },
   },
   {
+    files: ["book/_static/predictions.js"],
+    languageOptions: { globals: globals(["addEventListener", "localStorage", "location"]) },
+  },
+  {
     files: ["nanogrpo/show/playground/page.js"],
     languageOptions: { globals: { ...Object.fromEntries(shared), ...globals(page) } },
   },

@@ -4,6 +4,7 @@ import collections
 import sys
 from pathlib import Path
 
+import pagecheck
 import patience
 import pytest
 from hypothesis import settings
@@ -57,6 +58,49 @@ def browser():
             make = browser.new_context
             browser.new_context = lambda **options: patient(make(**options))
             yield browser
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory, request):
+    """The rendered book, one for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    return pagecheck.build((folder.parent if hasattr(request.config, "workerinput") else folder) / "book")
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    server = pagecheck.serve(site)
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def axe():
+    """The accessibility checker axe-core, which `make tools` brings in from npm."""
+    script = pagecheck.ROOT / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.exists():
+        pytest.skip("package: axe-core, which checks accessibility, is not here: make tools (needs npm)")
+    return script.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Open a page of the book; what answers its predictions is shown, or folded as a new reader finds it."""
+    contexts = []
+
+    def go(name: str, theme: str = "light", size: dict = pagecheck.WIDE, answers: str = "shown"):
+        context = browser.new_context(viewport=size, color_scheme=theme)
+        contexts.append(context)
+        if answers == "shown":
+            context.add_init_script("localStorage.setItem('nanogrpo.answers', 'shown')")
+        page = context.new_page()
+        pagecheck.watch(page, address)
+        page.goto(f"{address}{name}.html", wait_until="networkidle")
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
 
 
 def pytest_unconfigure(config):

@@ -1,18 +1,14 @@
 """The chapters as they are stored, and the rendered book as a browser shows it with the network closed."""
 
-import functools
 import gzip
-import http.server
 import re
-import shutil
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+from pagecheck import CHECK, PHONE, THEMES, TYPESET
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -23,8 +19,6 @@ from execute import chapters  # noqa: E402
 CHAPTERS = chapters(ROOT)
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = re.findall(r"'(?:root|file)': '([^']+)'", str(TOC))
-THEMES = ["light", "dark"]
-WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 
 per_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
@@ -67,74 +61,6 @@ def test_every_module_has_a_page(site):
         page = (site / "book" / "api" / f"{module}.html").read_text(encoding="utf-8")
         assert f'id="module-{module}"' in page
 
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    """The book, rendered from the stored outputs with warnings as errors."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "book", source / "book")
-    command = [
-        Path(sys.executable).with_name("jupyter-book"),
-        "build",
-        source,
-        "-W",
-        "-n",
-        "--keep-going",
-        "-q",
-    ]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, f"the strict build failed:\n{built.stdout}\n{built.stderr}"
-    return source / "_build" / "html"
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="session")
-def address(site):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Open a page with the network closed to all but the book; collect what goes wrong."""
-    contexts = []
-
-    def go(name: str, theme: str = "light", size: dict = WIDE):
-        context = browser.new_context(viewport=size, color_scheme=theme)
-        contexts.append(context)
-        page = context.new_page()
-        page.trouble, page.answers = [], []
-        page.on("response", lambda answer: page.answers.append(answer))
-
-        def route(request_route):
-            inside = request_route.request.url.startswith(address)
-            if not inside:
-                page.trouble.append(f"asks another site: {request_route.request.url}")
-            request_route.continue_() if inside else request_route.abort()
-
-        page.route("**/*", route)
-        page.on("console", lambda m: page.trouble.append(f"console: {m.text}") if m.type == "error" else None)
-        page.on("pageerror", lambda error: page.trouble.append(f"script: {error}"))
-        page.on(
-            "response", lambda r: page.trouble.append(f"{r.status}: {r.url}") if r.status >= 400 else None
-        )
-        page.goto(f"{address}{name}.html", wait_until="networkidle")
-        return page
-
-    yield go
-    for context in contexts:
-        context.close()
-
-
-TYPESET = "() => [...document.querySelectorAll('.math')].every(e => e.querySelector('math'))"
 
 # Text in an output, and the background that it stands on, as a contrast ratio (WCAG 2.1).
 CONTRAST = """() => {
@@ -214,19 +140,6 @@ def test_the_quickstart_shows_its_plot_and_its_table(visit):
     assert plots and max(plots) > 300
     tables = page.locator(".cell_output table").evaluate_all("all => all.map(t => t.rows.length)")
     assert tables and max(tables) > 2
-
-
-CHECK = """() => axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) =>
-  violations.flatMap(({ id, nodes }) => nodes.map(({ target }) => `${id}: ${target}`)))"""
-
-
-@pytest.fixture(scope="session")
-def axe():
-    """The accessibility checker axe-core, which `make tools` brings in from npm."""
-    script = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.exists():
-        pytest.skip("package: axe-core, which checks accessibility, is not here: make tools (needs npm)")
-    return script.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -388,3 +301,17 @@ def test_a_search_that_finds_nothing_says_so(visit):
     page = visit("search")
     page.evaluate("Search.performSearch('qqqxyz')")
     assert "Nothing was found" in page.locator("#search-results").inner_text()
+
+
+@pytest.mark.slow
+def test_no_page_of_the_api_is_long_or_heavy_and_no_chapter_is_endless(visit, site):
+    """At most 30,000 px with every answer shown, the pages of the API among them; 0.3 MB compressed."""
+    page = visit("book/api")
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        if "_static" in name or name == "index.html":
+            continue
+        page.goto(f"{page.url.split('/book/')[0]}/{name}", wait_until="load")
+        height = page.evaluate("document.documentElement.scrollHeight")
+        assert height <= 30_000, name
+        assert len(gzip.compress(path.read_bytes(), 6)) <= 300_000, name

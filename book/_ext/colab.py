@@ -4,7 +4,8 @@
     book/colab/kl.ipynb    made from it and committed, so that Colab can open it; for plain Jupyter, too
 
 A citation becomes a link to the work, an exercise a heading, a solution a fold, a link absolute. Code stays
-as it is, without outputs. What the page folds is folded, and so is the code of a solution, under a title.
+as it is, without outputs. What the page folds is folded: code of a figure or of a solution, under a title,
+and the answer to a prediction.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import nbformat
 import tomllib
 from execute import ROOT, chapters
+from predictions import fold_texts
 from pybtex.database import parse_file
 from pybtex.richtext import Text
 
@@ -182,6 +184,7 @@ def edition(notebook, name: str):
     """The chapter as Colab and plain Jupyter show it well."""
     made, plain = copy.deepcopy(notebook), Plain(name)
     made.metadata.pop("widgets", None)
+    fold_texts(made.cells, "What came out. Predict and run first")
     for cell in made.cells:
         if cell.cell_type == "markdown":
             cell.source = plain.text(cell.source)

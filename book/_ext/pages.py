@@ -46,7 +46,9 @@ FOLD = re.compile(
     r'<p class="collapsed admonition-title">Show code cell \w+</p>\s*'
     r'<p class="expanded admonition-title">Hide code cell \w+</p>'
     r"(?P<rest>.*?<pre>(?P<code>.*?)</pre>.*?</details>)"
-    r'(?=(?P<figure>\s*<div class="cell_output docutils container">\s*<figure)?)',
+    r'(?=(?P<figure>(?:\s*</div>\s*<details class="answer[^>]*>.*?</p>'
+    r'\s*<div class="cell docutils container">)?'  # the output of a cell that answers a prediction
+    r'\s*<div class="cell_output docutils container">\s*<figure)?)',
     re.DOTALL,
 )
 SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')

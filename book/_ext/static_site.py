@@ -9,6 +9,7 @@
 - The search ranks sections of chapters first (sections.py).
 - The theme's second search field is dropped.
 - What else the theme does on every page, and should not, is mended (pages.py); its icons are cut (icons.py).
+- A prediction gets a field, and its answer a fold (predictions.py, predictions.js).
 - A page with a playground gets its script, which is put together from the package (playground.js).
 - A docstring may name an object of the package by the end of its path, if only one ends so.
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from icons import write_icons
 from pages import mend_all
+from predictions import add_script, fold_answers
 from sections import write_sections
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
@@ -123,6 +125,8 @@ def setup(app):
     app.connect("html-page-context", clean_page, priority=900)
     app.connect("html-page-context", relink_widgets, priority=901)
     app.connect("html-page-context", add_playground)
+    app.connect("doctree-resolved", fold_answers)
+    app.connect("html-page-context", add_script)
     app.connect("builder-inited", mend_all)
     app.connect("build-finished", write_playground)
     app.connect("build-finished", write_icons)
