@@ -52,7 +52,9 @@ def terms(page: str) -> dict[str, list[str]]:
 
 def pattern(words: dict[str, list[str]]) -> tuple[re.Pattern, dict[str, str]]:
     """One expression for all forms, the longest first, and the term of each form in small letters."""
-    forms = {form: term for term, all_forms in words.items() for form in all_forms if anchor(term) not in EVERYDAY}
+    forms = {
+        form: term for term, all_forms in words.items() for form in all_forms if anchor(term) not in EVERYDAY
+    }
     ordered = sorted(forms, key=len, reverse=True)
 
     def one(form):
@@ -78,7 +80,9 @@ def uses(text: str, cell: str, words: dict[str, list[str]]) -> list[Use]:
     told = [(match.span("text"), match["anchor"]) for match in LINK.finditer(text)]
     told += [(match.span(), None) for match in BOLD.finditer(text)]
     found = []
-    for match in looked_for.finditer(LINK.sub(lambda link: f"[{link['text']}]" + " " * len(link["rest"]), text)):
+    for match in looked_for.finditer(
+        LINK.sub(lambda link: f"[{link['text']}]" + " " * len(link["rest"]), text)
+    ):
         key = re.sub(r"[\s-]+", "-", match[0].lower())
         term = next(term_of[k] for k in (key, key.removesuffix("s"), key.removesuffix("es")) if k in term_of)
         places = [place for (start, end), place in told if start <= match.start() < end]

@@ -1,4 +1,4 @@
-"""A reader new to this meets no undefined word: each chapter tells what a word means where it first uses it."""
+"""A reader meets no undefined word: each chapter tells what a word means where it first uses it."""
 
 import re
 import sys
@@ -35,12 +35,18 @@ def a_chapter(folder, *texts):
     [
         ("A dead group teaches nothing.", [("Dead group", False)]),
         ("Two dead\ngroups, and the KL.", [("Dead group", False), ("KL divergence", False)]),
-        ("A **dead group** has equal rewards. A dead group is one.", [("Dead group", True), ("Dead group", False)]),
+        (
+            "A **dead group** has equal rewards. A dead group is one.",
+            [("Dead group", True), ("Dead group", False)],
+        ),
         ("**A dead group still pulls toward the start.**", [("Dead group", False)]),
         ("A [dead group](glossary.md#dead-group) teaches nothing.", [("Dead group", True)]),
         ("A [dead group](glossary.md#kl-divergence) teaches nothing.", [("Dead group", False)]),
         ("# Dead groups\n\n`KL`, $\\mathrm{KL}$ and [the KL](kl.ipynb), https://a.b/KL", []),
-        ("```{exercise-start} The KL\n:label: KL\n```\nThe KL is\n```{exercise-end}\n```", [("KL divergence", False)]),
+        (
+            "```{exercise-start} The KL\n:label: KL\n```\nThe KL is\n```{exercise-end}\n```",
+            [("KL divergence", False)],
+        ),
         ("> A KL of the seed.\n\n*\"a KL\"*, <a id='KL'> and sKLerosis, {cite}`KL`", []),
         ("$$\nKL\n$$\n\n# Title\n\nBelow a title: KL.", [("KL divergence", False)]),
     ],
@@ -81,6 +87,8 @@ def test_each_link_into_the_glossary_names_a_word_that_is_there():
         assert set(re.findall(r"\(glossary\.md#([^)]*)\)", text)) <= set(places), path.name
 
 
-@pytest.mark.parametrize("words", ["KL divergence", "Reward model", "Dead group", "Leave-one-out", "On-policy"])
+@pytest.mark.parametrize(
+    "words", ["KL divergence", "Reward model", "Dead group", "Leave-one-out", "On-policy"]
+)
 def test_the_words_that_the_book_stands_on_are_in_it(words):
     assert words in WORDS

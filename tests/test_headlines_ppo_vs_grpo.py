@@ -62,7 +62,9 @@ def shown(numbers, signed=True):
 
 def table(cell):
     """The rows of a stored table by their names, each the list of its cells, as text."""
-    (html,) = ["".join(o["data"]["text/html"]) for o in CELLS[cell]["outputs"] if "text/html" in o.get("data", {})]
+    (html,) = [
+        "".join(o["data"]["text/html"]) for o in CELLS[cell]["outputs"] if "text/html" in o.get("data", {})
+    ]
     rows = {}
     for row in re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL)[1:]:
         name, *values = (text.strip() for text in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL))
@@ -136,7 +138,9 @@ def test_what_the_chapter_says_of_it_in_words():
 def test_how_many_prompts_are_drawn():
     settings = json.loads((STUDY / "comparison" / "settings.json").read_text())["ppo"]
     steps, prompts, group = (settings[name] for name in ("max_steps", "prompts_per_step", "group_size"))
-    assert f"{steps * prompts:,} draws" in prose("compare-17") and f"{steps * prompts * group:,}" in prose("compare-17")
+    assert f"{steps * prompts:,} draws" in prose("compare-17") and f"{steps * prompts * group:,}" in prose(
+        "compare-17"
+    )
 
 
 def test_smaller_groups_gain_little_and_the_batch_as_baseline_gives_a_good_part():
@@ -179,7 +183,12 @@ RUNGS = {
 
 
 def test_the_ladder():
-    pairs = [("group-mean", "reinforce"), ("leave-one-out", "group-mean"), ("std", "group-mean"), ("length", "std")]
+    pairs = [
+        ("group-mean", "reinforce"),
+        ("leave-one-out", "group-mean"),
+        ("std", "group-mean"),
+        ("length", "std"),
+    ]
     pairs += [("inner-epochs", "length"), ("kl", "inner-epochs"), ("critic", "group-mean")]
     rows = table("compare-24")
     assert len(rows) == len(pairs) == 7

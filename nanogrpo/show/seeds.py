@@ -13,7 +13,6 @@ from nanogrpo.show.plotting import COLORS, LABELS, style
 from nanogrpo.show.stats import SHARE, Range, band, mean
 from nanogrpo.show.studies import study_log
 
-
 # What a metric can be: no band is drawn beyond. A reward may be anything.
 POSSIBLE: dict[str, Range] = dict.fromkeys(
     ("success", "accuracy", "frac_reward_zero_std", "completions/clipped_ratio"), SHARE

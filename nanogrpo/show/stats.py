@@ -66,9 +66,7 @@ def interquartile_mean(values: Values, level: float = 0.95, seed: int = 0) -> In
     )
 
 
-def paired_difference(
-    a: Values, b: Values, level: float = 0.95, within: Range | None = None
-) -> Interval:
+def paired_difference(a: Values, b: Values, level: float = 0.95, within: Range | None = None) -> Interval:
     """Mean of ``a - b`` over seeds that both ran, with a t-interval of the differences.
 
     Whatever a seed does to both runs cancels, which makes the interval shorter than two separate ones.
