@@ -14,9 +14,10 @@ import nbformat
 # In everyday sense in many sentences; what they mean here is told by bold words and by the glossary alone.
 EVERYDAY = {"value", "return", "state", "action", "update", "interval", "mask", "group", "objective"}
 HIDDEN = re.compile(
-    r"^`{3,}[^\n]*$|^:\w+:[^\n]*$|^#[^\n]*$|^> [^\n]*$"  # directives and their options, titles, quotations
-    r"|https?://[^\s)]+|\$\$.*?\$\$|\$[^$\n]+?\$|`[^`\n]+`|<[^<>\n]+>|\{[\w:]+\}`[^`]+`"  # formulas, code, HTML, roles
-    r"|\*{1,2}\"[^*]*\*|!?\[[^\]]*\]\((?!glossary\.md)[^)]*\)"  # quotations in a sentence, other links
+    # Directives and their options, titles, quotations; addresses, formulas, code, HTML, roles; other links.
+    r"^`{3,}[^\n]*$|^:\w+:[^\n]*$|^#[^\n]*$|^> [^\n]*$"
+    r"|https?://[^\s)]+|\$\$.*?\$\$|\$[^$\n]+?\$|`[^`\n]+`|<[^<>\n]+>|\{[\w:]+\}`[^`]+`"
+    r"|\*{1,2}\"[^*]*\*|!?\[[^\]]*\]\((?!glossary\.md)[^)]*\)"
     r"|(?:[Gg]roup relative|[Pp]roximal) policy optimization|Group Relative Policy Optimization",
     re.MULTILINE | re.DOTALL,
 )
@@ -104,7 +105,8 @@ def first_uses(path: Path, words: dict[str, list[str]]) -> dict[str, Use]:
 def untold(path: Path, words: dict[str, list[str]]) -> list[str]:
     """What a reader of a chapter meets without being told what it means."""
     return [
-        f"{path.stem}, cell {use.cell}: {use.written!r} is neither bold nor a link to glossary.md#{anchor(term)}"
+        f"{path.stem}, cell {use.cell}: {use.written!r} is neither bold nor a link to "
+        f"glossary.md#{anchor(term)}"
         for term, use in first_uses(path, words).items()
         if not use.told
     ]
