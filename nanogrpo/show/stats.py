@@ -17,7 +17,7 @@ from nanogrpo.errors import NonFiniteError, OptionError, ShapeError, check_whole
 Values = Sequence[float]
 Range = tuple[float, float]
 SHARE: Range = (0.0, 1.0)
-"""What a share or a probability can be: ``within=SHARE``."""
+"""The range of a share or a probability, for ``within``."""
 
 
 class Interval(NamedTuple):
