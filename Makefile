@@ -9,7 +9,8 @@
 # make grade FILES=folder   grade submitted labs; CSV=grades.csv and CANVAS=canvas.csv write tables
 # make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
-# make parity  our losses against TRL's and verl's own functions, in an environment of its own
+# make parity  our losses and our model against TRL's and verl's own functions, in an environment of its own
+# make trl     runs the chapter on transformers and TRL, in the same environment
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
 PYTHON ?= python3
@@ -35,7 +36,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book colab test test-foreign test-versions planted spread browser museum parity bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
+.PHONY: book colab test test-foreign test-versions planted spread browser museum parity trl bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -125,9 +126,15 @@ browser: $(STAMP)
 museum: $(STAMP)
 	$(BIN)/python -m nanogrpo.teach.museum
 
-# Runs the unmodified functions of both, says which defaults have changed, and what differs by design.
+# Runs the unmodified functions of both, says which defaults have changed, and what differs by design. Then TRL
+# trains our model (nanogrpo.hub).
 parity: .venv-parity/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-parity/bin/python -W ignore tests/parity/draw.py $(ARGS)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest -q -W ignore tests/test_hub.py tests/test_hub_trl.py
+
+# The chapter that TRL runs in, executed where TRL is; its outputs are stored in place.
+trl: .venv-parity/.installed
+	OMP_NUM_THREADS=1 .venv-parity/bin/python book/_ext/execute.py book/trl.ipynb
 
 # verl without what it depends on, which is an engine and a cluster: its losses need four small packages of that.
 .venv-parity/.installed: tests/parity/requirements.txt constraints.txt
@@ -135,7 +142,7 @@ parity: .venv-parity/.installed
 	@$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
-	.venv-parity/bin/python -m pip install -q --disable-pip-version-check -r $<
+	.venv-parity/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
 	.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps verl==0.9.1
 	@touch $@
 

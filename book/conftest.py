@@ -1,7 +1,7 @@
 """nbval on the chapters: what is compared and how (tests/outputs.py), and which this machine can run.
 
-Numbers are compared as numbers, on the kernels that stored them. Without tiny Shakespeare the chapters that
-call for it are skipped.
+Numbers are compared as numbers, on the kernels that stored them. Without tiny Shakespeare, or without TRL,
+the chapters that call for it are skipped.
 """
 
 import os
@@ -14,8 +14,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE / "_ext")]
 
 import outputs  # noqa: E402
-from corpus import missing, needs_corpus, use_copy_beside  # noqa: E402
+from corpus import needs_corpus, use_copy_beside  # noqa: E402
 from execute import kernels  # noqa: E402
+from needs import lacking  # noqa: E402
 
 use_copy_beside()
 outputs.install()
@@ -27,9 +28,9 @@ def is_cell(item) -> bool:
 
 
 def pytest_collection_modifyitems(items):
-    """A chapter that needs the corpus is skipped as a whole where there is none."""
+    """A chapter that needs the corpus, or TRL, is skipped as a whole where there is none."""
     for item in filter(is_cell, items):
-        if needs_corpus(item.path) and (reason := missing()):
+        if reason := lacking(item.path):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 

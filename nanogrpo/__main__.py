@@ -1,4 +1,4 @@
-"""Fine-tune (sft), learn a reward (rm), improve (grpo, ppo), draw (plot), or all at once (demo)."""
+"""Fine-tune, learn a reward, improve (grpo, ppo), draw (plot), read curves (doctor), or all in one (demo)."""
 
 import argparse
 import os
@@ -8,14 +8,17 @@ import sys
 from nanogrpo.errors import NanoGRPOError
 
 # Everything else is imported inside, so that what goes wrong meanwhile is a line, too.
-ABOUT = "Fine-tune (sft), learn a reward (rm), improve (grpo, ppo), draw (plot), or all at once (demo)."
+ABOUT = (
+    "Fine-tune (sft), learn a reward (rm), improve (grpo, ppo), draw (plot), read a run's curves (doctor), "
+    "or all at once (demo)."
+)
 TOO_MUCH = ("allocate", "out of memory", "overflow", "too large")  # in PyTorch's own RuntimeErrors
 ORDER = "First sft, then grpo or ppo; with --task lines: sft, rm, then grpo or ppo."
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options. An option that is not given leaves no trace; the command knows more."""
-    from nanogrpo import commands, demo
+    from nanogrpo import commands, demo, doctor
     from nanogrpo.options import add_options
 
     top = argparse.ArgumentParser(
@@ -39,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("logs", nargs="+", metavar="log", help="a CSV log, or a run's folder")
     command.add_argument("--out", default="plot.png", help="the picture to write (default: plot.png)")
     add_options(command, demo.PlotOptions)
+    command = add("doctor", help=doctor.DOCTOR, description=doctor.DOCTOR, allow_abbrev=False)
+    command.set_defaults(run=doctor.doctor)
+    said = "a run's folder, its metrics.csv, TRL's trainer_state.json, or a CSV with TRL's names"
+    command.add_argument("runs", nargs="+", metavar="run", help=said)
     return top
 
 

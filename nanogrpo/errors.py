@@ -92,6 +92,10 @@ class SourceError(NanoGRPOError, AttributeError):
     """The package has no function or class of a name."""
 
 
+class PackageError(NanoGRPOError, ImportError):
+    """A package that only this function needs is not installed, or cannot be loaded."""
+
+
 class LoopError(NanoGRPOError, RuntimeError):
     """No event loop runs here, in which something could go on in the background."""
 

@@ -23,7 +23,7 @@ from nanogrpo.options import option
 from nanogrpo.packed import completion_hidden
 from nanogrpo.rewards import Problem, RewardFunction, check_rows
 from nanogrpo.rollout import logprobs_of
-from nanogrpo.sampler import adapt_entropy, believe, sampling_model, weigh
+from nanogrpo.sampler import adapt_entropy, believe, sampling_config, sampling_model, weigh
 from nanogrpo.state import TrainState
 from nanogrpo.step import Batch, add_reference, collect, describe, update_all
 from nanogrpo.step import sample as sample  # part of this module, too
@@ -149,7 +149,9 @@ def step(
     """One step: its metrics, and the batch that it learned from. Arguments, errors: as for :func:`train`."""
     check_reference(reference, model)
     sampler = sampling_model(model, config, state)
-    batch, sampled = collect(sampler, tokenizer, problems, reward_fn, config, state.generator)
+    batch, sampled = collect(
+        sampler, tokenizer, problems, reward_fn, sampling_config(config), state.generator
+    )
     batch, mismatch = believe(batch, model, config)
     batch, kl = add_reference(batch, reference, config)
     batch, advantages = compute_advantages(batch, config)

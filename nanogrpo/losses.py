@@ -563,10 +563,10 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """
     logits = widen("logits", logits)
     check_mask(mask, targets=targets)
-    if targets.dtype not in (torch.int32, torch.int64):
+    if targets.dtype != torch.int64:
         raise DTypeError(f"targets are {targets.dtype}, need token ids; use targets.long()")
     check_shape("logits", logits, (*mask.shape, *logits.shape[-1:]), "the shape of mask, then V")
-    kept = F.cross_entropy(logits[mask], targets[mask].long(), reduction="none")  # (N,), unmasked tokens only
+    kept = F.cross_entropy(logits[mask], targets[mask], reduction="none")  # (N,), unmasked tokens only
     return kept.new_zeros(mask.shape).masked_scatter(mask, kept)  # (B, T)
 
 

@@ -215,6 +215,24 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[float]]:
     return _columns(path, _text(path, content))
 
 
+def read_cells(path: str | os.PathLike) -> dict[str, list[str]]:
+    """The columns of a log by name, as the texts that stand there; for logs of others, which may have gaps.
+
+    Raises:
+        LogError: as for :func:`read_csv`, but for what a value may be.
+    """
+    path = _path(path)
+    with os_errors(LogError, f"read the log {path}", "look for it elsewhere"):
+        text = _text(path, path.read_bytes())
+    names, rows = _header(path, text), list(_lines(path, text))[1:]
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(names):
+            raise LogError(
+                f"{path}, line {number}: {len(row)} values for {len(names)} columns; the log is damaged"
+            )
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
 def _columns(path: Path, text: str) -> dict[str, list[float]]:
     columns: dict[str, list[float]] = {name: [] for name in _header(path, text)}
     for number, line in enumerate(_lines(path, text), start=1):

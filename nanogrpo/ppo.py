@@ -27,7 +27,7 @@ from nanogrpo.optim import AdamW
 from nanogrpo.options import option
 from nanogrpo.packed import completion_hidden
 from nanogrpo.rewards import Problem, RewardFunction, check_rows
-from nanogrpo.sampler import adapt_entropy, believe, sampling_model, weigh
+from nanogrpo.sampler import adapt_entropy, believe, sampling_config, sampling_model, weigh
 from nanogrpo.state import TrainState
 from nanogrpo.step import Batch, add_reference, collect, describe, update_all
 from nanogrpo.together import check_config, check_reference, check_state, check_vocabulary
@@ -164,7 +164,9 @@ def step(
     check_reference(reference, policy)
     warmup = state.step < config.value_warmup_steps
     sampler = sampling_model(policy, config, state)
-    batch, sampled = collect(sampler, tokenizer, problems, reward_fn, config, state.generator)
+    batch, sampled = collect(
+        sampler, tokenizer, problems, reward_fn, sampling_config(config), state.generator
+    )
     batch, mismatch = believe(batch, policy, config)
     batch, kl = add_reference(batch, reference, config)
     batch, advantages = compute_advantages(batch, policy, critic, config)

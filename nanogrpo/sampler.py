@@ -11,6 +11,7 @@ What it leaves out, and why: a second process. What counts is which weights have
 
 import copy
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -25,6 +26,7 @@ from nanogrpo.state import TrainState
 from nanogrpo.step import Batch
 from nanogrpo.variants import VariantConfig
 
+Config = TypeVar("Config", bound=VariantConfig)
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,6 +55,13 @@ def sampling_model(model: GPT, config: VariantConfig, state: TrainState) -> GPT:
         if config.sampler == "noise":
             p.add_(config.sampler_noise * torch.randn(p.shape, generator=generator).to(p))
     return sampler.to(PRECISIONS[config.sampler]) if config.sampler in PRECISIONS else sampler
+
+
+def sampling_config(config: Config) -> Config:
+    """The options that a sampler goes by: the trainer's, at a temperature of its own where it has one."""
+    own = config.sampler_temperature
+    # What samples corrects nothing, and would be told so.
+    return config if own is None else replace(config, temperature=own, sampler_correction="none")
 
 
 def rounded(weight: torch.Tensor) -> torch.Tensor:

@@ -84,6 +84,11 @@ class VariantConfig(StepConfig):
     sampler_noise: float = option(
         0.0, help="standard deviation of what ``noise`` adds to each weight.", low=0
     )
+    sampler_temperature: float | None = option(
+        None,
+        help="temperature at which it samples; None: ``temperature``, at which the trainer scores.",
+        above=0,
+    )
     sampler_correction: Literal[
         "none", "ratio", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"
     ] = option(
@@ -107,7 +112,7 @@ class VariantConfig(StepConfig):
         if self.own_sampler is False and self.sampler_correction != "none":
             raise OptionError(
                 f"sampler_correction={self.sampler_correction!r}, but the policy itself samples: there is "
-                "nothing to correct. Choose a sampler or a sampler_lag"
+                "nothing to correct. Choose a sampler, a sampler_lag or a sampler_temperature"
             )
         if (self.sampler == "noise") != bool(self.sampler_noise):
             raise OptionError(
@@ -121,7 +126,8 @@ class VariantConfig(StepConfig):
     @property
     def own_sampler(self) -> bool:
         """Whether something else than the policy samples."""
-        return self.sampler != "policy" or self.sampler_lag > 0
+        hotter = self.sampler_temperature not in (None, self.temperature)
+        return self.sampler != "policy" or self.sampler_lag > 0 or hotter
 
     @property
     def shape(self) -> dict[str, float]:

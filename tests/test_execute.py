@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 import clean as c  # noqa: E402
 import execute  # noqa: E402
+import needs  # noqa: E402
 
 PATHS = {"/site/lib/site-packages": "site-packages", "/repo/": "", "/repo": ".", "/home/someone": "~"}
 v4 = nbformat.v4
@@ -211,3 +212,16 @@ def test_two_runs_give_the_same_bytes(tmp_path):
     assert stored == (tmp_path / "b.ipynb").read_text()
     assert "text: 100%|██████████| 5/5" in stored
     assert nbformat.read(source, 4) == nb, "the source is not touched when a copy is written"
+
+
+def test_a_chapter_that_imports_trl_is_known_and_says_what_it_lacks(tmp_path, monkeypatch):
+    def chapter(name, code):
+        nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(code)]), tmp_path / name)
+        return tmp_path / name
+
+    with_trl = chapter("a.ipynb", "import torch\nfrom trl import GRPOTrainer")
+    without = chapter("b.ipynb", "print('from trl import GRPOTrainer')")
+    monkeypatch.setattr(needs.importlib.util, "find_spec", lambda name: None)
+    assert needs.lacking(with_trl) == needs.NO_TRL and needs.lacking(without) is None
+    monkeypatch.setattr(needs.importlib.util, "find_spec", lambda name: name)
+    assert needs.lacking(with_trl) is None

@@ -26,9 +26,10 @@ LAYERS = [
     {"grpo"},
     {"ppo"},
     {"recipes", "preferences", "runs"},
-    {"job"},
-    {"commands"},
-    {"demo"},
+    {"job", "curves"},
+    {"commands", "looks"},
+    {"demo", "findings"},
+    {"doctor"},
     {"__main__"},
 ]
 CORE = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

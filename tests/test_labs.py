@@ -32,6 +32,7 @@ HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", re.DOT
 HEADING = re.compile(r"^## .*?\((?:(\d+) points, )?(\d+) minutes\)$", re.MULTILINE)
 
 each_lab = pytest.mark.parametrize("lab", SOURCES)
+TRAINS = "lab5"  # whose cells train for half a minute
 
 
 def answers(lab):
@@ -199,7 +200,9 @@ def test_hidden_tests_draw_fresh_numbers(lab):
             assert shown.startswith("from nanogrpo.teach.check import"), "a graded cell brings its own check"
 
 
-@each_lab
+@pytest.mark.parametrize(
+    "lab", [pytest.param(lab, marks=[pytest.mark.slow] * (lab == TRAINS)) for lab in SOURCES]
+)
 def test_the_solution_passes_in_process(lab):
     for cell, error in run_all(SOURCES[lab].cells):
         assert error is None, f"{cell.source}\n{error!r}"

@@ -82,6 +82,7 @@ OTHERS = {  # options of the trainers, no function's keyword
     "sampler": "bfloat16",
     "sampler_lag": 1,
     "sampler_noise": 0.4,
+    "sampler_temperature": 0.5,
 }
 ALL = VALUES | OTHERS
 NOISE = {"sampler": "noise", "sampler_noise": 0.3}

@@ -393,3 +393,38 @@ def test_a_variant_on_the_command_line_gives_its_options_unless_others_are_given
     said = json.loads((tmp_path / "run" / "config.json").read_text())
     expected = variant("gspo") | {"clip_high": 0.5, "variant": "gspo"}
     assert expected.items() <= said.items()
+
+
+def test_a_sampler_at_another_temperature_is_scored_by_both():
+    """It draws and scores at its own temperature; what the trainer believes is at the trainer's."""
+    from nanogrpo import grpo
+    from nanogrpo.rollout import token_logprobs
+    from nanogrpo.state import TrainState
+    from nanogrpo.tokenizer import CharTokenizer
+
+    def batch(**options):
+        model, tokenizer = tiny(), CharTokenizer("a")
+        config = GRPOConfig(
+            max_new_tokens=T, group_size=64, prompts_per_step=1, learning_rate=0.0, **options
+        )  # fmt: skip
+        state = TrainState.start(model.parameters(), config.learning_rate, config.seed)
+
+        def reward(prompts, completions, **columns):
+            return [float(c.endswith("a")) for c in completions]
+
+        return model, grpo.step(model, tokenizer, [{"prompt": "a"}], reward, config, state)
+
+    model, (metrics, cold) = batch(sampler_temperature=0.5)
+    r = cold.rollout
+    for temperature, logprobs in ((0.5, cold.sampler_logprobs), (1.0, r.logprobs)):
+        expected = token_logprobs(model, r.prompt_ids, r.prompt_lens, r.completion_ids, temperature)
+        close(logprobs, expected.where(r.completion_mask, 0.0), f"not scored at {temperature}", 1e-12)
+    assert metrics["sampling/kl"] > 0
+    same = batch()[1][1]
+    assert batch(sampler_temperature=1.0)[1][1].sampler_logprobs is None is same.sampler_logprobs
+    weighed = batch(sampler_temperature=0.5, sampler_correction="token_truncate")[1][0]
+    assert weighed["sampling/importance_sampling_ratio/max"] > 1
+    other = batch(temperature=0.5)[1][1]
+    assert torch.equal(r.completion_ids, other.rollout.completion_ids), "it draws at its own temperature"
+    with pytest.raises(OptionError, match="nothing to correct"):
+        GRPOConfig(max_new_tokens=T, sampler_temperature=1.0, sampler_correction="ratio")

@@ -53,7 +53,8 @@ def last_frame(text: str) -> str:
 
 def clean_text(text: str, paths: dict[str, str]) -> str:
     """Take addresses, paths of the machine and the clock of progress bars out of one string."""
-    text = CELL_FILE.sub("<cell>", text)
+    if "ipykernel_" in text:  # looking for it in a long text without spaces, as of a font, takes seconds
+        text = CELL_FILE.sub("<cell>", text)
     for folder, stand_in in paths.items():
         text = text.replace(folder, stand_in)
     text = ADDRESS.sub("0x…", text)

@@ -5,7 +5,7 @@
 
 A diff of a chapter then shows what a change did, and nothing else (see clean.py). A chapter is refused if an
 output names a path of this machine, or if a figure has no alt text. With --all, chapters that read tiny
-Shakespeare keep their outputs where it cannot be had.
+Shakespeare, or run TRL, keep their outputs where it cannot be had.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from pathlib import Path
 import nbformat
 import yaml
 from clean import clean, machine_paths, problems
-from corpus import missing, needs_corpus, use_copy_beside
+from corpus import use_copy_beside
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from needs import lacking
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,7 +127,7 @@ def main() -> int:
         parser.error("name a notebook, or --all; --output goes with one notebook")
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     use_copy_beside()
-    kept = [path for path in todo if args.all and needs_corpus(path) and missing()]
+    kept = {path: reason for path in todo if args.all and (reason := lacking(path))}
     failed = 0
     for path in (path for path in todo if path not in kept):
         try:
@@ -136,8 +137,9 @@ def main() -> int:
         failed += bool(found)
         for line in found:
             print(f"{path.name}: {line}", file=sys.stderr)
-    if kept:
-        print(f"Kept the stored outputs of {', '.join(path.stem for path in kept)}. {missing()}")
+    for reason in dict.fromkeys(kept.values()):
+        names = ", ".join(path.stem for path, why in kept.items() if why == reason)
+        print(f"Kept the stored outputs of {names}. {reason}")
     return 1 if failed else 0
 
 
