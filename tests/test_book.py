@@ -16,6 +16,8 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from clean import clean, machine_paths, problems, widget_state  # noqa: E402
 from execute import chapters  # noqa: E402
 
+from tests.formulacheck import broken_formulas  # noqa: E402
+
 CHAPTERS = chapters(ROOT)
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = re.findall(r"'(?:root|file)': '([^']+)'", str(TOC))
@@ -51,6 +53,12 @@ def test_every_module_of_the_core_is_on_the_api_page():
     files = [path for path in (ROOT / "nanogrpo").glob("*.py") if not path.name.startswith("_")]
     packages = {path.parent.name for path in (ROOT / "nanogrpo").glob("*/__init__.py")}
     assert sorted(listed) == sorted({path.stem for path in files} | packages)
+
+
+@pytest.mark.slow
+def test_no_formula_is_broken_on_any_page(site):
+    pages = {str(path.relative_to(site)): path.read_text(encoding="utf-8") for path in site.rglob("*.html")}
+    assert {name: broken[:3] for name, page in pages.items() if (broken := broken_formulas(page))} == {}
 
 
 @pytest.mark.slow

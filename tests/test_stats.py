@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from nanogrpo.errors import ShapeError
+from nanogrpo.errors import OptionError, ShapeError
 from nanogrpo.show import stats
 
 A = [0.71, 0.74, 0.69, 0.80, 0.77, 0.73]
@@ -67,3 +67,22 @@ def test_too_few_values_are_refused(call, values):
 def test_pairs_of_unequal_length_are_refused():
     with pytest.raises(ShapeError, match="got 6 and 5"):
         stats.paired_difference(A, B[:5])
+
+
+def test_an_interval_ends_where_nothing_is_possible_and_holds_the_truth_as_often():
+    assert stats.mean([0.9, 1.0, 1.0], within=stats.SHARE)[1:] == (stats.mean([0.9, 1.0, 1.0]).low, 1.0)
+    assert stats.mean([0.1, 0.0, 0.0], within=stats.SHARE).low == 0.0
+    assert stats.paired_difference([1, 1, 0.8], [0, 0.1, 0], within=(-1, 1)).high == 1.0
+    _, low, high = stats.band([[0.0, 1.0], [0.1, 0.9]], within=stats.SHARE)
+    assert low[0] == 0.0 and high[1] == 1.0
+    samples = np.random.default_rng(0).beta(8, 1, (2000, 5))
+    wide, cut = ([stats.mean(x, within=w) for x in samples] for w in (None, stats.SHARE))
+    truth = 8 / 9
+    assert [a.low <= truth <= a.high for a in wide] == [a.low <= truth <= a.high for a in cut]
+    assert max(a.high for a in wide) > 1 >= max(a.high for a in cut)
+
+
+@pytest.mark.parametrize("within", [(0.0, 0.5), (1.0, 0.0), (0.95, 1.0)])
+def test_a_value_that_is_said_to_be_impossible_is_named(within):
+    with pytest.raises(OptionError, match="is to hold every possible value; value [01] is"):
+        stats.mean([0.9, 1.0], within=within)

@@ -10,8 +10,13 @@ from matplotlib.axes import Axes
 
 from nanogrpo.errors import LogError
 from nanogrpo.show.plotting import COLORS, LABELS, style
-from nanogrpo.show.stats import band, mean
+from nanogrpo.show.stats import SHARE, Range, band, mean
 from nanogrpo.show.studies import study_log
+
+# What a metric can be: no band is drawn beyond. A reward may be anything.
+POSSIBLE: dict[str, Range] = dict.fromkeys(
+    ("success", "accuracy", "frac_reward_zero_std", "completions/clipped_ratio"), SHARE
+)
 
 
 def study_runs(name: str) -> pd.DataFrame:
@@ -80,7 +85,7 @@ def draw_seeds(
     alone: dict[str, Any] = {} if several else {"label": label or run}
     ax.plot(table.index, table, color=color, linewidth=0.5, alpha=0.35, **alone)
     if several:
-        middle, low, high = band(table.to_numpy().T)
+        middle, low, high = band(table.to_numpy().T, within=POSSIBLE.get(metric))
         ax.fill_between(table.index, low, high, color=color, alpha=0.2, linewidth=0)
         ax.plot(table.index, middle, color=color, linewidth=2, label=label or run)
     return style(ax, LABELS["step"], LABELS.get(metric, metric))

@@ -15,6 +15,9 @@ from scipy import stats
 from nanogrpo.errors import NonFiniteError, OptionError, ShapeError, check_whole
 
 Values = Sequence[float]
+Range = tuple[float, float]
+SHARE: Range = (0.0, 1.0)
+"""The range of a share or a probability, for ``within``."""
 
 
 class Interval(NamedTuple):
@@ -25,8 +28,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def mean(values: Values, level: float = 0.95) -> Interval:
+def mean(values: Values, level: float = 0.95, within: Range | None = None) -> Interval:
     r"""Mean over seeds with Student's t-interval, :math:`\bar x \pm t_{n-1}\, s / \sqrt n`.
+
+    A t-interval does not know what is possible: that of three shares near 1 reaches above 1. ``within`` names
+    the least and the largest value there can be, and the interval ends there. It holds the truth as often as
+    before, since the truth is never beyond.
 
     The wrong thing for values that are far from normal, such as runs of which a few collapse: report how many
     failed, and :func:`interquartile_mean`, beside it.
@@ -34,14 +41,16 @@ def mean(values: Values, level: float = 0.95) -> Interval:
     Raises:
         ShapeError: fewer than 2 values.
         NonFiniteError: a value is NaN or infinite: a run that broke is reported, not averaged.
-        OptionError: ``level`` is not between 0 and 1.
+        OptionError: ``level`` is not between 0 and 1, or a value is not ``within`` the possible ones.
 
     >>> [round(x, 4) for x in mean([1.0, 2.0, 3.0])]
     [2.0, -0.4841, 4.4841]
+    >>> [round(x, 4) for x in mean([0.9, 1.0, 1.0], within=SHARE)]
+    [0.9667, 0.8232, 1.0]
     """
     x = _checked(values, level)
     half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * stats.sem(x))
-    return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half)
+    return _possible(x, Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half), within)
 
 
 def interquartile_mean(values: Values, level: float = 0.95, seed: int = 0) -> Interval:
@@ -57,16 +66,17 @@ def interquartile_mean(values: Values, level: float = 0.95, seed: int = 0) -> In
     )
 
 
-def paired_difference(a: Values, b: Values, level: float = 0.95) -> Interval:
+def paired_difference(a: Values, b: Values, level: float = 0.95, within: Range | None = None) -> Interval:
     """Mean of ``a - b`` over seeds that both ran, with a t-interval of the differences.
 
     Whatever a seed does to both runs cancels, which makes the interval shorter than two separate ones.
+    ``within`` is the range of the *difference*: for shares (-1, 1).
 
     Raises:
         ShapeError: unequal numbers of values, or fewer than 2.
     """
     x, y = _pairs(a, b, level)
-    return mean(x - y, level)
+    return mean(x - y, level, within)
 
 
 def probability_of_improvement(a: Values, b: Values, level: float = 0.95, seed: int = 0) -> Interval:
@@ -83,9 +93,12 @@ def probability_of_improvement(a: Values, b: Values, level: float = 0.95, seed: 
     return _bootstrap((_checked(a, level), _checked(b, level)), share, level, seed)
 
 
-def band(curves: Sequence[Values], level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def band(
+    curves: Sequence[Values], level: float = 0.95, within: Range | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean curve and its t-interval at each step, three arrays; ``curves`` has one row a seed.
 
+    ``within`` is the possible range, as for :func:`mean`.
     The interval holds at each step by itself, not for the whole curve at once. At a step where a seed has NaN
     or infinity, or none at all, all three are NaN: the others alone would be a mean of another kind.
     """
@@ -93,7 +106,7 @@ def band(curves: Sequence[Values], level: float = 0.95) -> tuple[np.ndarray, np.
     table = _array(curves)
     if table.ndim != 2 or not table.size:
         raise ShapeError(f"curves have shape {table.shape}; need one row a seed, with a value at each step")
-    columns = [mean(column, level) if np.isfinite(column).all() else broken for column in table.T]
+    columns = [mean(column, level, within) if np.isfinite(column).all() else broken for column in table.T]
     middle, low, high = (np.array(values) for values in zip(*columns, strict=True))
     return middle, low, high
 
@@ -112,6 +125,18 @@ def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Callable, level: floa
     )
     ends = result.confidence_interval
     return Interval(float(statistic(*samples, axis=-1)), float(ends.low), float(ends.high))
+
+
+def _possible(x: np.ndarray, interval: Interval, within: Range | None) -> Interval:
+    """The part of an interval that is possible at all."""
+    if within is None:
+        return interval
+    least, most = within
+    outside = (x < least - 1e-9) | (x > most + 1e-9)  # a running mean of ones may be above 1 by rounding
+    if not least < most or outside.any():
+        i = int(np.argmax(outside))
+        raise OptionError(f"within={within!r} is to hold every possible value; value {i} is {x[i]}")
+    return Interval(interval.estimate, max(interval.low, least), min(interval.high, most))
 
 
 def _array(values) -> np.ndarray:
