@@ -1,9 +1,12 @@
 """The lists and addresses that stand in more than one file agree."""
 
+import ast
+import io
 import json
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 URL, BOOK = PROJECT["urls"]["Repository"], PROJECT["urls"]["Book"]
 SLUG = URL.removeprefix("https://github.com/")
 CHAPTERS = chapters(ROOT)
+NO_CODE = {getattr(tokenize, name) for name in ("COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER")}
 
 
 def name_of(requirement: str) -> str:
@@ -177,3 +181,20 @@ def test_every_notebook_of_the_book_is_in_its_contents():
     }
     others = {p for p in found if {"labs", "studies", "colab"} & set(p.parts)}
     assert found - others == set(CHAPTERS)
+
+
+def test_the_readme_says_how_long_the_package_is():
+    """Lines of code of the files directly in the package: no docstrings, comments and blank lines."""
+    lines = 0
+    for path in (ROOT / "nanogrpo").glob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        kept = set()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type not in NO_CODE:
+                kept |= set(range(token.start[0], token.end[0] + 1))
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+                kept -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+        lines += len(kept)
+    [said] = re.findall(r"about ([\d,]+) lines", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert lines == pytest.approx(int(said.replace(",", "")), rel=0.05)
