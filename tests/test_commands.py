@@ -670,6 +670,7 @@ COMMAND = f"{sys.executable} -m nanogrpo"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="these are lines for a Unix shell")
+@pytest.mark.slow  # a process each
 @pytest.mark.parametrize(
     ("line", "status"),
     [
@@ -694,6 +695,7 @@ def test_in_a_shell(line, status):
         assert done.stdout.startswith("usage: python -m nanogrpo") and "grpo" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals are others there")
 @pytest.mark.parametrize("module", ["numpy", "torch.nn", "nanogrpo.options", "nanogrpo.commands"])
 def test_ctrl_c_while_the_libraries_are_loaded(module):

@@ -233,6 +233,7 @@ def test_enough_answers_are_kept(lab):
     assert len(set(sources)) == len(sources)
 
 
+@pytest.mark.slow  # two minutes for all; a step for itself is a fast test in test_labs_contracts
 @pytest.mark.parametrize("lab, step, name, says, source", **every("WRONG"))
 def test_a_wrong_answer_fails_its_step_and_no_other(lab, step, name, says, source):
     errors = said(lab, step, source)
@@ -242,6 +243,7 @@ def test_a_wrong_answer_fails_its_step_and_no_other(lab, step, name, says, sourc
     assert not any(errors.values()), errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lab, step, name, source", **every("RIGHT"))
 def test_a_right_answer_passes_however_it_is_written(lab, step, name, source):
     errors = said(lab, step, source)
