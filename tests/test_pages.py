@@ -158,3 +158,13 @@ def test_formulas_are_typeset_for_eyes_and_ears_and_a_mistake_ends_the_build(tmp
     assert not re.search('(src|href)="(https?:)?//', page.split("<body")[0]), "the head asks another site"
     done, _ = build(r"\nofrac{x}{2}")
     assert done.returncode and "nofrac" in done.stderr
+
+
+PRIVATE = re.compile(r"\bseed's (?:row|code|loss|advice|task|own)|\b[Tt]he seed (?:said|suggest|had|of this)")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "book").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_reader_meets_no_word_of_the_authors_own(path):
+    """A seed is where random numbers begin; what the book grew from is its first sketch."""
+    found = [PRIVATE.search("".join(cell["source"])) for cell in json.loads(path.read_text("utf-8"))["cells"]]
+    assert not any(found), [match.group() for match in found if match]
