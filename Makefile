@@ -73,6 +73,7 @@ render: $(STAMP) fonts
 	@mkdir -p $(SOURCE) && rm -rf $(SOURCE)/book && cp -Rp _config.yml _toc.yml book $(SOURCE)/
 	@touch $(SOURCE)/book/intro.md
 	@if [ "$(RUN)" = quickstart ] && [ -d $(LIVE) ]; then cp -p $(LIVE)/*.ipynb $(SOURCE)/book/; fi
+	@$(BIN)/python book/_ext/given.py $(SOURCE)/book/labs
 	$(BIN)/jupyter-book build $(SOURCE) --path-output . -W -n --keep-going -q \
 	  || { rm -rf _build/.doctrees; exit 1; }
 

@@ -31,6 +31,8 @@ def build(source: Path) -> Path:
             for name in ("_config.yml", "_toc.yml"):
                 shutil.copy(ROOT / name, source)
             shutil.copytree(ROOT / "book", source / "book", dirs_exist_ok=True)
+            given = [sys.executable, ROOT / "book" / "_ext" / "given.py", source / "book" / "labs"]
+            subprocess.run(given, check=True)
             command = [Path(sys.executable).with_name("jupyter-book"), "build", source]
             command += ["-W", "-n", "--keep-going", "-q"]
             built = subprocess.run(command, capture_output=True, text=True)
