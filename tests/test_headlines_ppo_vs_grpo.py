@@ -124,15 +124,28 @@ def test_the_control_that_was_missing():
 
 def test_what_the_chapter_says_of_it_in_words():
     reinforce = gaps(ends("second", "reinforce-256x1"), ends("comparison", "ppo-256x1"))
-    assert "about eleven points *above* PPO in every seed" in prose("compare-17b")
+    assert "about eleven points *above* PPO, on every one of the ten seeds" in prose("compare-17b")
     assert min(reinforce) > 0 and round(statistics.mean(reinforce)) == 11
     assert interval(reinforce, 1 - 0.05 / 3)[1] > 0
-    batch = interval(gaps(ends("second", "batch-256x1"), ends("comparison", "ppo-256x1")))
-    assert batch[1] < 0 < batch[2]
-    assert "time allowed four" in prose("compare-17b") and len(reinforce) == 4
+    assert len(reinforce) == 10
+    batch = interval(gaps(ends("second", "batch-256x1"), ends("comparison", "ppo-256x1")), 1 - 0.05 / 3)
+    assert "ends about two points below PPO, also in the interval that is widened" in prose("compare-17b")
+    assert batch[2] < 0 and round(batch[0]) == -2
     assert "about twenty points" in prose("compare-15")
     spread = gaps(ends("comparison", "ppo-256x1"), ends("comparison", "ppo"))
     assert 18 < statistics.mean(spread) < 23
+
+
+def test_the_sign_of_the_area_turns_with_the_learning_rate():
+    own = interval(gaps(areas("comparison", "ppo"), areas("comparison", "grpo")))
+    less = gaps(areas("second", "ppo-32x8-rate"), areas("comparison", "grpo"))
+    first, other = printed("compare-17c").splitlines()
+    assert first == f"area of PPO less GRPO, points, each at its own rate: {shown(own)}"
+    widened = shown(interval(less, 1 - 0.05 / 3))
+    assert other == f"both at GRPO's rate: {shown(interval(less))}, among all three {widened}"
+    assert own[2] < 0 < interval(less, 1 - 0.05 / 3)[1]
+    assert "by about a point" in prose("compare-17d") and round(statistics.mean(less)) == 1
+    assert "by about two" in prose("compare-17d") and round(own[0]) == -2
 
 
 def test_how_many_prompts_are_drawn():
@@ -216,7 +229,9 @@ def test_the_verdicts_and_the_exercise_on_seeds():
     difference = interval(gaps(ends("comparison", "ppo"), ends("comparison", "grpo")))
     area = interval(gaps(areas("comparison", "ppo"), areas("comparison", "grpo")))
     assert rows["final success"][1:] == [f"PPO - GRPO: {shown(difference)}", "cannot be told apart"]
-    assert rows["sample efficiency"][1] == f"area, PPO - GRPO: {shown(area)}"
+    same = interval(gaps(areas("second", "ppo-32x8-rate"), areas("comparison", "grpo")))
+    assert rows["sample efficiency"][1] == f"area, PPO - GRPO: {shown(area)}; at one rate {shown(same)}"
+    assert rows["sample efficiency"][2] == "turns with the learning rate"
     assert difference[1] < 0 < difference[2] and area[2] < 0
     s = statistics.stdev(gaps(ends("comparison", "ppo"), ends("comparison", "grpo")))
     assert printed("compare-35").strip() == f"s = {s:.2f} points, so about {math.ceil((2 * s) ** 2)} seeds"
