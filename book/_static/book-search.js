@@ -2,7 +2,7 @@
 (() => {
   // Another name of a thing finds it, too.
   const ALSO = { overoptimization: ["overoptimizing"], tokenise: ["tokenizer"], sft: ["supervised"], hacking: ["overoptimizing"] };
-  const WEIGHTS = [[/^book\/api/, 0.08], [/^book\/(bibliography|cheat-sheet|glossary|identities|defaults|speed)/, 0.3], [/^book\/labs/, 0.15], [/^book\/explorers/, 0.35], [/^book\/bug-museum/, 0.6]];
+  const WEIGHTS = [[/^book\/api/, 0.08], [/^book\/(bibliography|cheat-sheet|identities|defaults|speed)/, 0.3], [/^book\/glossary/, 0.1], [/^book\/labs/, 0.15], [/^book\/explorers/, 0.35], [/^book\/bug-museum/, 0.6]];
   const LATE = /^(Exercises|Further reading|What goes wrong)$/; // these have a word of everything
 
   // Words in lower case without the s of a plural; a name of code or a word with a hyphen is found whole, and by its parts.
