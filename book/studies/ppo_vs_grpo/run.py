@@ -199,6 +199,13 @@ def second() -> None:
         run("second", "ppo-32x8-rate", seed, same_rate)
 
 
+def again() -> None:
+    """What the second part is compared with, on its own processor."""
+    for seed in SEEDS:
+        run("again", "ppo-256x1", seed, replace(tuned("ppo"), group_size=1, prompts_per_step=256))
+        run("again", "grpo", seed, tuned("grpo"))
+
+
 def rungs() -> dict[str, object]:
     """From REINFORCE to GRPO, one change at a time."""
     one = replace(
@@ -276,7 +283,7 @@ def timing(rounds: int = 30) -> None:
 
 PHASES: dict[str, Callable[[], None]] = {
     phase.__name__: phase
-    for phase in (tuning, comparison, prompts, second, controls, ladder, ablation, timing)
+    for phase in (tuning, comparison, prompts, second, again, controls, ladder, ablation, timing)
 }
 
 
