@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanogrpo.errors import LogError, RunError, os_errors, shown
-from nanogrpo.metrics import read_cells
+from nanogrpo.metrics import as_number, number_in, read_cells
 from nanogrpo.runs import CONFIG, LOG
 
 STATE = "trainer_state.json"
@@ -159,17 +159,13 @@ def _from_csv(path: Path) -> dict[str, list[float | None]]:
         if to in found:
             raise LogError(f"{path}: two columns are {to}; give a table of one run")
         if to == "step" or _known(to):
-            found[to] = [_cell(path, i, to, text) for i, text in enumerate(cells[name], start=2)]
+            found[to] = [
+                as_number(path, i, to, text.strip()) if text.strip() else None
+                for i, text in enumerate(cells[name], start=2)
+            ]
         else:
             found[to] = [None] * len(cells[name])
     return found
-
-
-def _cell(path: Path, line: int, name: str, text: str) -> float | None:
-    try:
-        return float(text) if text.strip() else None
-    except ValueError:
-        raise LogError(f"{path}, line {line}: {name}={text!r:.80} is no number; mend the log") from None
 
 
 def _from_json(path: Path) -> dict[str, list[float | None]]:
@@ -204,7 +200,7 @@ def _value(path: Path, i: int, name: str, value: Any) -> float | None:
     try:
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):
             raise ValueError
-        return float(value)  # a text, since some write "NaN"
+        return number_in(value) if isinstance(value, str) else float(value)  # some write "NaN" as a text
     except (ValueError, OverflowError):
         raise LogError(f"{path}, row {i}: {name}={shown(value):.80} is no number; mend the log") from None
 

@@ -209,10 +209,7 @@ def read_csv(path: str | os.PathLike) -> dict[str, list[float]]:
         LogError: no such file, or not in UTF-8; a name that stands twice, a line with the wrong number of
             values, or a value that is no number.
     """
-    path = _path(path)
-    with os_errors(LogError, f"read the log {path}", "look for it elsewhere"):
-        content = path.read_bytes()
-    return _columns(path, _text(path, content))
+    return _columns(*_read(path))
 
 
 def read_cells(path: str | os.PathLike) -> dict[str, list[str]]:
@@ -221,40 +218,50 @@ def read_cells(path: str | os.PathLike) -> dict[str, list[str]]:
     Raises:
         LogError: as for :func:`read_csv`, but for what a value may be.
     """
+    return _cells(*_read(path))
+
+
+def _read(path: str | os.PathLike) -> tuple[Path, str]:
     path = _path(path)
     with os_errors(LogError, f"read the log {path}", "look for it elsewhere"):
-        text = _text(path, path.read_bytes())
-    names, rows = _header(path, text), list(_lines(path, text))[1:]
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(names):
+        content = path.read_bytes()
+    return path, _text(path, content)
+
+
+def _cells(path: Path, text: str) -> dict[str, list[str]]:
+    cells: dict[str, list[str]] = {name: [] for name in _header(path, text)}
+    for number, line in enumerate(_lines(path, text), start=1):
+        if len(line) != len(cells):
             raise LogError(
-                f"{path}, line {number}: {len(row)} values for {len(names)} columns; the log is damaged"
+                f"{path}, line {number}: {len(line)} values for {len(cells)} columns; the log is damaged"
             )
-    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+        for column, value in zip(cells.values(), line, strict=True):
+            column.append(value)
+    return {name: column[1:] for name, column in cells.items()}
 
 
 def _columns(path: Path, text: str) -> dict[str, list[float]]:
-    columns: dict[str, list[float]] = {name: [] for name in _header(path, text)}
-    for number, line in enumerate(_lines(path, text), start=1):
-        if number == 1:
-            continue
-        if len(line) != len(columns):
-            raise LogError(
-                f"{path}, line {number}: {len(line)} values for {len(columns)} columns; the log is damaged"
-            )
-        for name, value in zip(columns, line, strict=True):
-            columns[name].append(_number(path, number, name, value))
-    return columns
+    return {
+        name: [as_number(path, line, name, value) for line, value in enumerate(values, start=2)]
+        for name, values in _cells(path, text).items()
+    }
 
 
-def _number(path: Path, line: int, name: str, value: str) -> float:
-    """A number as it is written by whoever writes logs; ``float`` also takes ``1_0`` for ten."""
+def as_number(path: Path, line: int, name: str, value: str) -> float:
+    """The number in a cell of a log, or LogError with its place."""
     try:
-        number = float(value)
-        if "_" in value or not value.isascii() or (math.isinf(number) and any(c.isdigit() for c in value)):
-            raise ValueError
+        return number_in(value)
     except ValueError:
-        raise LogError(f"{path}, line {line}: {name}={value!r} is no number; the log is damaged") from None
+        raise LogError(
+            f"{path}, line {line}: {name}={value!r:.80} is no number; the log is damaged"
+        ) from None
+
+
+def number_in(text: str) -> float:
+    """A number as a writer of logs writes it, or ValueError; ``float`` also takes ``1_0`` for ten."""
+    number = float(text)
+    if "_" in text or not text.isascii() or (math.isinf(number) and any(c.isdigit() for c in text)):
+        raise ValueError(text)
     return number
 
 

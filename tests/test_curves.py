@@ -111,6 +111,9 @@ def test_what_is_not_finite_stays_in_the_column_and_leaves_the_points(log):
         ("a.csv", "step,reward\nnan,0.5\n", "step=nan is no whole number"),
         ("a.csv", "step,reward\n,0.5\n2,0.5\n", "step=None is no whole number"),
         ("a.csv", "step,reward\n1,high\n", "line 2: reward='high' is no number"),
+        ("a.csv", "step,reward\n1,1_0\n", "line 2: reward='1_0' is no number"),
+        ("a.csv", "step,reward\n1,1e999\n", "line 2: reward='1e999' is no number"),
+        ("a.json", '[{"reward": "1_0"}]', "row 0: reward='1_0' is no number"),
         ("a.csv", "step,reward\n1\n", "line 2: 1 values for 2 columns"),
         ("a.csv", "step,reward,reward\n1,2,3\n", "more than once"),
         (

@@ -191,7 +191,10 @@ def edition(notebook, name: str):
         else:
             plain.code(cell)
     made.cells = [cell for cell in made.cells if cell.source]
-    note = f"*The Colab edition of [a chapter of the book]({page(name)}), which has its figures and outputs.*"
+    note = (
+        f"*The Colab edition of [a chapter of the book]({page(name)}), where its figures and outputs stand. "
+        "Here you run the cells yourself, so none is stored with an output.*"
+    )
     made.cells[0].source += f"\n\n{note}"
     return made
 

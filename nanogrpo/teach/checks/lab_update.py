@@ -245,7 +245,7 @@ def check_update(implementation: Callable, draw: Draw) -> None:
     """
     beta = draw.uniform(0.3, 0.6, 1).item()
     case = _batch(draw, beta)
-    while _runs_away(case._replace(updates=4)):
+    while _run_away(case.policy, _updated(case._replace(updates=4))[0]):
         case = _batch(draw, beta)
     _check_updates(implementation, case._replace(updates=draw.integer(3, 4)))
     fast = _rising(case)
@@ -254,19 +254,18 @@ def check_update(implementation: Callable, draw: Draw) -> None:
     _check_updates(implementation, fast)
 
 
-def _runs_away(case: Updates) -> bool:
-    """Whether the weights go so far that two right orders of summation end far apart."""
-    return not (_updated(case)[0] - _flat(case.policy)).abs().max() < 5
+def _run_away(policy: GPT, weights: torch.Tensor) -> bool:
+    """Whether the weights went so far from the policy's that two right orders of summation end far apart."""
+    return not (weights - _flat(policy)).abs().max() < 5
 
 
 def _rising(case: Updates) -> Updates | None:
     """Four updates at the first of some growing rates at which the loss rises on the way; none where the
     weights run away."""
-    start = _flat(case.policy)
     for rate in range(24):
         case = case._replace(updates=4, lr=case.lr * 1.25 if rate else case.lr)
         weights, losses = _updated(case)
-        if not (weights - start).abs().max() < 5:
+        if _run_away(case.policy, weights):
             return None
         if (torch.tensor(losses).diff() > 0).any():
             return case
