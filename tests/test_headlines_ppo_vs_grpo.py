@@ -119,6 +119,7 @@ def test_the_control_that_was_missing():
         own = ends("second", run)
         less = gaps(own, ppo)
         row = [shown(interval(own), signed=False), shown(interval(less)), shown(interval(less, 1 - 0.05 / 3))]
+        row.append(shown(interval(gaps(own, ends("again", "ppo-256x1")), 1 - 0.05 / 3)))
         assert table("compare-17a")[name] == [*row, f"{sum(x > 0 for x in less)} of {len(own)}"]
 
 
@@ -139,10 +140,12 @@ def test_what_the_chapter_says_of_it_in_words():
 def test_the_sign_of_the_area_turns_with_the_learning_rate():
     own = interval(gaps(areas("comparison", "ppo"), areas("comparison", "grpo")))
     less = gaps(areas("second", "ppo-32x8-rate"), areas("comparison", "grpo"))
-    first, other = printed("compare-17c").splitlines()
+    first, other, again = printed("compare-17c").splitlines()
     assert first == f"area of PPO less GRPO, points, each at its own rate: {shown(own)}"
     widened = shown(interval(less, 1 - 0.05 / 3))
     assert other == f"both at GRPO's rate: {shown(interval(less))}, among all three {widened}"
+    same = interval(gaps(areas("second", "ppo-32x8-rate"), areas("again", "grpo")), 1 - 0.05 / 3)
+    assert again == f"the same on one processor, among all three: {shown(same)}" and same[1] > 0
     assert own[2] < 0 < interval(less, 1 - 0.05 / 3)[1]
     assert "by about a point" in prose("compare-17d") and round(statistics.mean(less)) == 1
     assert "by about two" in prose("compare-17d") and round(own[0]) == -2
