@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import suppress
 
 from nanogrpo.errors import NanoGRPOError
 
@@ -73,6 +74,15 @@ def run(argv: list[str] | None) -> None:
     args.run(args)
 
 
+def drop_output() -> None:
+    """Send nowhere what cannot be written: the interpreter would try again at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):  # a stream without a file has nothing that waits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run a command; whatever a user can cause is one line, not a traceback."""
     for name in ("stdout", "stderr"):
@@ -91,9 +101,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\nstopped{''.join(f'; {text}' for text in stop.args)}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(1)
     except OSError as error:
+        drop_output()
         where = f" {error.filename}" if error.filename else ""
         sys.exit(f"error:{where} {error.strerror or error}")
     except (MemoryError, OverflowError, RuntimeError) as error:

@@ -671,6 +671,7 @@ COMMAND = f"{sys.executable} -m nanogrpo"
 
 @pytest.mark.skipif(os.name == "nt", reason="these are lines for a Unix shell")
 @pytest.mark.slow  # a process each
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize(
     ("line", "status"),
     [
@@ -686,8 +687,10 @@ COMMAND = f"{sys.executable} -m nanogrpo"
         (f"{COMMAND}", (0,)),
     ],
 )
-def test_in_a_shell(line, status):
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+def test_in_a_shell(line, status, unbuffered):
+    """What fails when it is written fails at once, or at the end of the process, where no handler is left."""
+    variables = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env=variables)
     assert done.returncode in status and "Traceback" not in done.stderr and "Exception" not in done.stderr, (
         done
     )
