@@ -148,6 +148,19 @@ def test_a_log_is_what_plot_draws(visit, tmp_path):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_a_log_is_what_the_doctor_reads(visit, tmp_path, capsys):
+    from nanogrpo.__main__ import main
+
+    page = visit("#bug=other_temperature")
+    one_step(page, 12)
+    (tmp_path / "a.csv").write_text(log_of(page))
+    main(["doctor", str(tmp_path / "a.csv")])
+    said = capsys.readouterr().out
+    assert "12 rows, steps 1 to 12" in said
+    assert " in the log" not in said, "a rule misses a column"
+
+
 KNOBS = {
     "task": "contains", "group_size": "4", "prompts_per_step": "3", "learning_rate": "0.002",
     "temperature": "0.7",

@@ -1,6 +1,8 @@
 """What each preset of the playground promises, over five seeds, in node and in Python."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from nanogrpo.show import playground
 from nanogrpo.show.playground import twin
 
 SEEDS = range(5)
+BOOK = [page for page in (Path(__file__).parents[1] / "book").iterdir() if page.suffix in {".ipynb", ".md"}]
 PRESETS = {preset["name"]: preset for preset in playground.presets()}
 CURVES = [name for name in PRESETS if name != "length"]
 RUN = """(m, { config, weights, setting, steps }) => {
@@ -36,6 +39,16 @@ def test_a_preset_has_what_the_page_needs():
         for setting in preset["settings"]:
             twin.options_of(setting)
     assert {preset["chapter"].removesuffix(".html") for preset in PRESETS.values()} == PAGES
+
+
+def test_pages_link_to_presets_that_are_there():
+    pages = [(page, page.read_text(encoding="utf-8")) for page in BOOK]
+    linked = {page.stem: set(re.findall(r"playground\.html#preset=([\w-]+)", text)) for page, text in pages}
+    assert linked.keys() >= {p["chapter"].removesuffix(".html") for p in PRESETS.values()}
+    for preset in PRESETS.values():
+        assert preset["name"] in linked[preset["chapter"].removesuffix(".html")]
+    assert set().union(*linked.values()) <= PRESETS.keys()
+    assert linked["sampler"] and linked["bug-museum"]
 
 
 def cases(preset: dict, steps: int, seeds=SEEDS) -> list[dict]:
