@@ -9,7 +9,7 @@
 # make grade FILES=folder   grade submitted labs; CSV=grades.csv and CANVAS=canvas.csv write tables
 # make course COURSE=name   the labs in variants of their own, with other runs in lab 6
 # make slides  slides for teachers, from the chapters' figures
-# make parity  our losses and our model against TRL's and verl's own functions, in an environment of its own
+# make parity  our losses and our model against TRL's, verl's and OpenRLHF's own functions, in an environment of its own
 # make trl     runs the chapter on transformers and TRL, in the same environment
 # make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
 
@@ -127,7 +127,7 @@ browser: $(STAMP)
 museum: $(STAMP)
 	$(BIN)/python -m nanogrpo.teach.museum
 
-# Runs the unmodified functions of both, says which defaults have changed, and what differs by design. Then TRL
+# Runs the unmodified functions of all three, says which defaults have changed, and what differs by design. Then TRL
 # trains our model (nanogrpo.hub).
 parity: .venv-parity/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-parity/bin/python -W ignore tests/parity/draw.py $(ARGS)
@@ -137,14 +137,17 @@ parity: .venv-parity/.installed
 trl: .venv-parity/.installed
 	OMP_NUM_THREADS=1 .venv-parity/bin/python book/_ext/execute.py book/trl.ipynb
 
-# verl without what it depends on, which is an engine and a cluster: its losses need four small packages of that.
+# verl and OpenRLHF without what they depend on, which is engines and a cluster: verl's losses need four small packages
+# of that.
 .venv-parity/.installed: tests/parity/requirements.txt constraints.txt
-	@echo "Installing TRL and verl into .venv-parity ..."
+	@echo "Installing TRL, verl and OpenRLHF into .venv-parity ..."
 	@$(PYTHON) -m venv .venv-parity
 	.venv-parity/bin/python -m pip install -q --disable-pip-version-check \
 	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $$(grep '^torch==' constraints.txt)
 	.venv-parity/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
 	.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps verl==0.9.1
+	.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps openrlhf==0.11.2 2>/dev/null \
+	  || echo "OpenRLHF 0.11.2 has no wheel for this Python: its stored numbers are compared, and it is not run."
 	@touch $@
 
 # Measures in the one environment, and draws from the saved log in the book's.

@@ -1,11 +1,10 @@
-"""Our losses against the numbers of TRL's and verl's own functions, stored with their versions.
+"""Our losses against the numbers of TRL's, verl's and OpenRLHF's own functions, stored with their versions.
 
 The numbers were drawn by ``make parity``, which runs the frameworks (``tests/parity``). Where they are
 installed beside the package, they are run again here.
 """
 
 import dataclasses
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -44,6 +43,7 @@ def test_every_case_has_its_numbers_and_no_number_is_without_a_case():
     numbers = sum(len(row) for rows in GOLDEN["cases"].values() for row in rows)
     assert numbers >= 400, "so many comparisons are the least"
     assert GOLDEN["versions"]["trl"] == "1.16.0" and GOLDEN["versions"]["verl"] == "0.9.1"
+    assert GOLDEN["versions"]["openrlhf"] == "0.11.2"
 
 
 @pytest.mark.parametrize("name", EQUAL)
@@ -78,7 +78,7 @@ def test_each_option_of_a_case_is_seen_by_its_numbers(name):
     """Without it, ours is not theirs: the batches are such that every option matters."""
     case = CASES[name]
     usual = {"aggregation": "token_mean", "importance_sampling_level": "token", "clip_low": 0.2}
-    usual |= {"level": "token", "rule": "truncate"}
+    usual |= {"level": "token", "rule": "truncate", "kl_estimator": "k3", "correction": 0}
     for option, value in case.mine.items():
         if option in NO_EFFECT or usual.get(option) == value or option in ("estimator", "share", "coef"):
             continue
@@ -174,9 +174,11 @@ def test_the_script_that_draws_finds_no_difference_in_what_is_stored():
 
 
 def test_the_frameworks_give_the_stored_numbers_where_they_are_installed():
-    missing = [name for name in ("trl", "verl") if importlib.util.find_spec(name) is None]
-    if missing:
+    sides = draw.installed()
+    missing = [name for name in draw.SIDES if name not in sides]
+    if "trl" in missing or "verl" in missing:
         pytest.skip(f"{' and '.join(missing)} not installed here; `make parity` runs them")
-    now = draw.drawn(["trl", "verl"])
-    assert now["defaults"] == GOLDEN["defaults"], "a default of theirs has changed"
+    now = draw.drawn(sides)
+    stored = {side: GOLDEN["defaults"][side] for side in sides}
+    assert now["defaults"] == stored, "a default of theirs has changed"
     assert draw.differences(now)[1] == []

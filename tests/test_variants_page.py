@@ -44,6 +44,15 @@ def test_only_what_no_framework_has_is_not_compared():
     assert alone == {n for n, (_, trl, verl, _) in tables.DICTIONARY.items() if trl == verl == "none"}
 
 
+def test_each_option_of_openrlhf_has_cases_that_compare_it():
+    names = [f"{case.side}: {case.name}" for case in tables.CASES]
+    for name, (_, start) in tables.OPENRLHF.items():
+        assert name in VARIANTS and any(case.startswith(start) for case in names), name
+    ours = [case for case in tables.CASES if case.side == "openrlhf"]
+    gates = {case.theirs.get("is_correction_gating", "ratio") for case in ours}
+    assert gates == {"ratio"}, "the page says that the other gates have nothing to be compared with"
+
+
 def check_effect(name):
     on, off = tables.exact(name), tables.exact(name, 0.15)
     found = [on.cosine, on.noise, on.entropy, on.tokens, off.cosine, off.noise]

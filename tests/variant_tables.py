@@ -58,6 +58,21 @@ DICTIONARY = {
                     "trl: dapo, token, beta, use_bias"),
 }  # fmt: skip
 
+# Options of OpenRLHF 0.11.2 (without `--algo.` and `--actor.`), and how the cases that compare them begin.
+OPENRLHF = {
+    "grpo": ('`advantage.estimator="group_norm"`', "openrlhf: advantages: group_norm"),
+    "dapo": ("`eps_clip_low_high=(0.2, 0.28)`", "openrlhf: ppo, token_mean"),
+    "dr_grpo": ('`advantage.estimator="dr_grpo"`', "openrlhf: advantages: dr_grpo"),
+    "rloo": ('`advantage.estimator="rloo"`', "openrlhf: advantages: rloo"),
+    "reinforce_pp": ('`advantage.estimator="reinforce"`', "openrlhf: advantages: reinforce"),
+    "reinforce_pp_baseline": (
+        '`advantage.estimator="reinforce_baseline"`', "openrlhf: advantages: reinforce_baseline",
+    ),
+    "gspo": ('`policy_loss_type="gspo"`', "openrlhf: gspo"),
+    "dual_clip": ("`dual_clip`", "openrlhf: ppo, dual clip"),
+    "unbiased_kl": ("`kl.unbiased_gradient`", "openrlhf: unbiased gradient"),
+}  # fmt: skip
+
 # What ours is called: option of the config, option of TRL, option of verl.
 DEFAULTS = [
     ("clip_low", "epsilon", "ActorConfig.clip_ratio"),
@@ -80,6 +95,17 @@ DEFAULTS = [
     ("entropy_target", "entropy_target", ""),
     ("group_size", "num_generations", ""),
 ]
+
+OPENRLHF_DEFAULTS = {
+    "clip_low": "PolicyLoss.clip_eps_low",
+    "clip_high": "PolicyLoss.clip_eps_high",
+    "delta": "PolicyLoss.dual_clip",
+    "aggregation": "PolicyLoss.token_level_loss",
+    "importance_sampling_level": "PolicyLoss.policy_loss_type",
+    "use_bias_correction_kl": "compute_approx_kl.unbiased_gradient",
+    "sampler_correction": "PolicyLoss.is_correction_level",
+    "sampler_clip_max": "PolicyLoss.is_correction_threshold",
+}
 
 CORRECTIONS = {
     "none": {"sampler_correction": "token_truncate", "sampler_clip_min": 1 - 1e-15, "sampler_clip_max": 1.0},
@@ -145,8 +171,10 @@ def names() -> str:
         found = [case for case in CASES if start and f"{case.side}: {case.name}".startswith(start)]
         worst = max((case.tolerance for case in found if not case.differs), default=None)
         equal = "not compared" if worst is None else f"equal, {worst:.0e}"
-        rows.append([f"`{name}`", options, f"[{paper}](https://arxiv.org/abs/{paper})", trl, verl, equal])
-    return table(["name", "options here", "paper", "TRL 1.16.0", "verl 0.9.1", "numbers"], rows)
+        link, openrlhf = f"[{paper}](https://arxiv.org/abs/{paper})", OPENRLHF.get(name, ("none", ""))[0]
+        rows.append([f"`{name}`", options, link, trl, verl, openrlhf, equal])
+    head = ["name", "options here", "paper", "TRL 1.16.0", "verl 0.9.1", "OpenRLHF 0.11.2", "numbers"]
+    return table(head, rows)
 
 
 def defaults() -> str:
@@ -157,10 +185,13 @@ def defaults() -> str:
         return f"`{name.split('.')[-1]}={theirs[side][name]!r}`".replace("'", '"') if name else ""
 
     rows = [
-        [f"`{own}={usual[own]!r}`".replace("'", '"'), said("trl", trl), said("verl", verl)]
+        [
+            f"`{own}={usual[own]!r}`".replace("'", '"'), said("trl", trl), said("verl", verl),
+            said("openrlhf", OPENRLHF_DEFAULTS.get(own, "")),
+        ]
         for own, trl, verl in DEFAULTS
-    ]
-    return table(["here", "TRL 1.16.0", "verl 0.9.1"], rows)
+    ]  # fmt: skip
+    return table(["here", "TRL 1.16.0", "verl 0.9.1", "OpenRLHF 0.11.2"], rows)
 
 
 def effects() -> str:

@@ -1,7 +1,8 @@
-"""What is compared with TRL and verl: batches, and for each case their options and ours.
+"""What is compared with TRL, verl and OpenRLHF: batches, and for each case their options and ours.
 
 A case names a function of a framework, the options that it is called with, and the keywords of ours that
-mean the same. ``ours`` gives our numbers, :mod:`theirs_trl` and :mod:`theirs_verl` theirs. Everything is in float64.
+mean the same. ``ours`` gives our numbers; :mod:`theirs_trl`, :mod:`theirs_verl` and :mod:`theirs_openrlhf` give
+theirs. Everything is in float64, but for what a framework itself puts into float32.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from nanogrpo import kl
 from nanogrpo.advantages import baseline_advantages
-from nanogrpo.losses import Denominators, grpo_loss
+from nanogrpo.losses import Denominators, grpo_loss, value_loss
 from nanogrpo.offpolicy import off_policy_mask, sampler_weights
 from nanogrpo.selection import clip_cov, covariance, kl_cov, next_entropy_coef, top_entropy
 from nanogrpo.surrogates import per_token
@@ -22,6 +23,8 @@ SEEDS = range(4)
 GROUP = 4  # rows of one prompt
 EXACT, NEARLY = 1e-12, 1e-6
 ADDED = "verl adds 1e-8 to a count, or to a variance, so the last digits differ"
+SMALL = "OpenRLHF adds 1e-8 to the count of a completion's tokens, so the last digits differ"
+SINGLE = "OpenRLHF puts these numbers into float32"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Case:
 
     Attributes:
         name: stands in the table of the dictionary.
-        side: ``trl`` or ``verl``.
+        side: ``trl``, ``verl`` or ``openrlhf``.
         kind: which function, see ``ours``.
         theirs: options of theirs.
         mine: keywords of ours.
@@ -84,6 +87,10 @@ def ours(case: Case, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     if case.kind == "kl":
         leaf = batch["logprobs"].requires_grad_()
         return _slope(getattr(kl, case.mine["estimator"])(leaf, batch["ref"], mask).sum(), leaf)
+    if case.kind == "value":
+        leaf, old = batch["logprobs"].requires_grad_(), batch["old"] if case.mine else None
+        error = value_loss(leaf, batch["ref"], mask, old, **case.mine)
+        return _slope(error.sum() / mask.sum(), leaf)
     if case.kind == "controller":
         coefs, coef = [], 0.1
         for entropy in batch["entropies"].flatten().tolist():
@@ -273,4 +280,55 @@ def verl_cases() -> list[Case]:
     return cases
 
 
-CASES = trl_cases() + verl_cases()
+def openrlhf_cases() -> list[Case]:
+    """OpenRLHF's policy loss, its KL in the loss, its weights of the sampler, its advantages and its loss of values."""
+    cases, single = [], {"tolerance": NEARLY, "why": SINGLE}
+    for level, how in ((True, "token_mean"), (False, "sequence_mean")):
+        more = {} if level else {"tolerance": NEARLY, "why": SMALL}
+        for name, theirs, mine in (
+            ("ppo", {"clip_eps_high": 0.28}, {"clip_high": 0.28}),
+            ("ppo, dual clip", {"dual_clip": 1.6}, {"delta": 1.6}),
+            ("token weight, clip", {"is_correction_level": "token", "is_correction_mode": "clip",
+             "is_correction_threshold": (0.0, 1.5)}, {"select": "sampler", "share": ("token", "truncate", 1.5)}),
+            ("token weight, mask", {"is_correction_level": "token", "is_correction_threshold": (0.5, 1.5)},
+             {"select": "sampler", "share": ("token", "mask", 1.5, 0.5)}),
+        ):  # fmt: skip
+            theirs = {"token_level_loss": level, **theirs}
+            cases.append(
+                Case(f"{name}, {how}", "openrlhf", "loss", theirs, {"aggregation": how, **mine}, **more)
+            )
+        for estimator in ("k1", "k2", "k3"):
+            theirs = {"token_level_loss": level, "beta": 0.3, "kl_estimator": estimator}
+            mine = {"aggregation": how, "ref": True, "beta": 0.3, "kl_estimator": estimator}
+            cases.append(Case(f"ppo, beta, {estimator}, {how}", "openrlhf", "loss", theirs, mine, **single))
+            theirs = theirs | {"unbiased_gradient": True}
+            mine = {"aggregation": how, "ref": True, "beta": 0.3, "use_bias_correction_kl": True}
+            mine |= {"gradient_only": True}
+            cases.append(
+                Case(f"unbiased gradient, {estimator}, {how}", "openrlhf", "loss", theirs, mine, **single)
+            )
+    gspo = {"importance_sampling_level": "sequence", "aggregation": "sequence_mean"}
+    cases.append(
+        Case("gspo", "openrlhf", "loss", {"policy_loss_type": "gspo"}, gspo, tolerance=NEARLY, why=SMALL)
+    )
+    for estimator in ("k1", "k2", "k3"):
+        mine = {"estimator": f"kl_{estimator}"}
+        cases.append(Case(f"KL: {estimator}", "openrlhf", "kl", {"kl": estimator}, mine, **single))
+    tokens = {"scale_rewards": "global", "correction": 0, "eps": 0.0}
+    for name, mine in {
+        "rloo": {"baseline": "leave_one_out", "scale_rewards": "none"},
+        "dr_grpo": {"scale_rewards": "none"},
+        "group_norm": {"correction": 1, "eps": 1e-9},
+        "flash_reinforce": {"baseline": "batch", "scale_rewards": "none"},
+        "reinforce_baseline": tokens,
+        "reinforce": {"baseline": "batch", **tokens},
+    }.items():
+        more = single if name in ("reinforce", "reinforce_baseline") else {}
+        theirs = {"estimator": name}
+        cases.append(Case(f"advantages: {name}", "openrlhf", "advantages", theirs, mine, **more))
+    cases.append(Case("values", "openrlhf", "value", {}, {}))
+    cases.append(Case("values, clipped", "openrlhf", "value", {"clip_eps": 0.2}, {"clip_range": 0.2}))
+    return cases
+
+
+CASES = trl_cases() + verl_cases() + openrlhf_cases()
