@@ -1,10 +1,10 @@
 """A task that is hard at once and easy in steps: the last digit of the sum of a list of digits.
 
-``37284?`` is answered by what stands behind the equals sign. A completion may answer at once, ``=4``, or write
-the running totals first, each modulo 10: ``30204=4``. Either is right, as far as the reward can see.
+``37284?`` is answered by what stands behind the equals sign. A completion may answer at once, ``=4``, or
+write the running totals first, each modulo 10: ``30204=4``. Either is right, as far as the reward can see.
 
-A tiny GPT does not learn the sum of many digits at a glance. Each running total is a sum of two digits, which it
-learns in seconds. What is written *before* the equals sign is the scratchpad.
+A tiny GPT does not learn the sum of many digits at a glance. Each running total is a sum of two digits, which
+it learns in seconds. What is written *before* the equals sign is the scratchpad.
 """
 
 import re
@@ -48,8 +48,8 @@ def right_at_the_end(
 def form(prompt: str, completion: str) -> str:
     """How a completion goes about it, whether it is right or not: one of :data:`FORMS`.
 
-    ``short`` answers at once; ``worked`` writes as many totals as there are digits, ``broken`` fewer; ``filler``
-    writes dots. All end with one digit behind the equals sign; what does not is ``other``.
+    ``short`` answers at once; ``worked`` writes as many totals as there are digits, ``broken`` fewer;
+    ``filler`` writes dots. All end with one digit behind the equals sign; what does not is ``other``.
 
     >>> [form("37284?", text) for text in ("=4", "30204=4", "302=7", ".....=4", "30204")]
     ['short', 'worked', 'broken', 'filler', 'other']
@@ -80,8 +80,8 @@ class RunningTotal(Options, Task):
     """The last digit of the sum of ``length`` digits, with a mix of ways to get there as examples.
 
     Of the examples half answer at once, a quarter writes all running totals, and a quarter breaks off after
-    some of them and guesses. Only the first two are right. With ``steps="filler"`` dots stand in place of every
-    total, as many: the lengths are the same, and nothing is worked out.
+    some of them and guesses. Only the first two are right. With ``steps="filler"`` dots stand in place of
+    the totals, as many: the lengths are the same, and nothing is worked out.
 
     >>> task = RunningTotal(length=5)
     >>> task.problem("37284"), task.example("37284", "worked", Random(0))
@@ -98,8 +98,8 @@ class RunningTotal(Options, Task):
         """Some problems must be left on both sides of the split."""
         if not self.held_out < self.problems <= 10**self.length:
             raise OptionError(
-                f"held_out={self.held_out} and problems={self.problems} of {10**self.length} lists of "
-                f"{self.length} digits leave none on one side; choose held_out < problems <= {10**self.length}"
+                f"held_out={self.held_out} and problems={self.problems} leave none on one side, or there are "
+                f"not so many; choose held_out < problems <= {10**self.length}"
             )
 
     @property

@@ -1,4 +1,4 @@
-"""What is asked of a policy of the running total: forms, lengths, budgets of tokens, pass@k, and whose totals it uses."""
+"""What is asked of a policy of the running total: forms, lengths, budgets, pass@k, whose totals it uses."""
 
 from collections import Counter
 from random import Random
@@ -18,7 +18,7 @@ def right(rows: list[Problem], texts: list[str]) -> list[float]:
 
 
 def shares(prompts: list[str], texts: list[str], answers: list[str]) -> dict[str, float]:
-    """Shares of completions by form, of right and of sound ones, and the mean length; NaN where there are none."""
+    """Shares of completions by form, of right and of sound ones, mean length; NaN where there are none."""
     outcome = right_at_the_end(prompts, texts, answers)
     forms = [form(*pair) for pair in zip(prompts, texts, strict=True)]
     count, n = Counter(forms), len(texts)
@@ -85,7 +85,7 @@ def pass_at(model: GPT, task: RunningTotal, problems: int = 100) -> list[tuple[i
 
 
 def chain(model: GPT, task: RunningTotal, seed: int = 4) -> tuple[float, float]:
-    """A wrong total is put into the middle, and the policy goes on: share that follows it, share that is right.
+    """A wrong total is put in, and the policy goes on: share of answers that follow it, share that is right.
 
     To follow is to answer with the sum that the wrong total leads to.
     """
