@@ -8,6 +8,7 @@ it learns in seconds. What is written *before* the equals sign is the scratchpad
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -73,6 +74,31 @@ def sound(prompt: str, completion: str) -> bool:
     """
     steps = totals(prompt[:-1])
     return completion == f"{steps}={steps[-1]}"
+
+
+def shares(prompts: Sequence[str], texts: Sequence[str], answers: Sequence[str]) -> dict[str, float]:
+    """What a batch of completions is made of, and how it fares.
+
+    Returns:
+        the share of each form, by its name; ``success``, the share that is right; ``sound``, that of
+        :func:`sound` ones; ``length``, mean tokens, an end counted also where it was cut off; ``success_worked`` and
+        ``success_rest``, success among the worked ones and among the others, NaN where there are none.
+
+    >>> found = shares(["12?", "12?"], ["13=3", "=4"], ["3", "3"])
+    >>> found["worked"], found["success"], found["length"], found["success_rest"]
+    (0.5, 0.5, 4.0, 0.0)
+    """
+    outcome = right_at_the_end(prompts, texts, answers)
+    forms = [form(*pair) for pair in zip(prompts, texts, strict=True)]
+    count, n = Counter(forms), len(texts)
+    worked = sum(o for o, f in zip(outcome, forms, strict=True) if f == "worked")
+    found = {name: count[name] / n for name in FORMS}
+    found |= {"success": sum(outcome) / n, "length": sum(len(text) + 1 for text in texts) / n}  # with the end
+    found["sound"] = sum(sound(*pair) for pair in zip(prompts, texts, strict=True)) / n
+    found["success_worked"] = worked / count["worked"] if count["worked"] else float("nan")
+    rest = n - count["worked"]
+    found["success_rest"] = (sum(outcome) - worked) / rest if rest else float("nan")
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,11 @@
 """What is asked of a policy of the running total: forms, lengths, budgets, pass@k, whose totals it uses."""
 
-from collections import Counter
 from random import Random
 
 from nanogrpo.evaluate import pass_at_k, sample_texts
 from nanogrpo.model import GPT
 from nanogrpo.rewards import Problem
-from nanogrpo.teach.running_total import FORMS, RunningTotal, form, right_at_the_end, sound, totals
+from nanogrpo.teach.running_total import FORMS, RunningTotal, right_at_the_end, shares, sound, totals
 
 NAMES = ("success", *FORMS, "sound", "length", "success_worked", "success_rest")
 KS = (1, 2, 4, 8, 16, 32, 64)
@@ -15,21 +14,6 @@ KS = (1, 2, 4, 8, 16, 32, 64)
 def right(rows: list[Problem], texts: list[str]) -> list[float]:
     """The outcome of one completion for each row."""
     return right_at_the_end([row["prompt"] for row in rows], texts, [row["answer"] for row in rows])
-
-
-def shares(prompts: list[str], texts: list[str], answers: list[str]) -> dict[str, float]:
-    """Shares of completions by form, of right and of sound ones, mean length; NaN where there are none."""
-    outcome = right_at_the_end(prompts, texts, answers)
-    forms = [form(*pair) for pair in zip(prompts, texts, strict=True)]
-    count, n = Counter(forms), len(texts)
-    worked = sum(o for o, f in zip(outcome, forms, strict=True) if f == "worked")
-    found = {name: count[name] / n for name in FORMS}
-    found |= {"success": sum(outcome) / n, "length": sum(len(text) + 1 for text in texts) / n}  # with the end
-    found["sound"] = sum(sound(*pair) for pair in zip(prompts, texts, strict=True)) / n
-    found["success_worked"] = worked / count["worked"] if count["worked"] else float("nan")
-    rest = n - count["worked"]
-    found["success_rest"] = (sum(outcome) - worked) / rest if rest else float("nan")
-    return found
 
 
 def sampled(model: GPT, task: RunningTotal, rows: list[Problem], each: int = 1, seed: int = 0) -> list[str]:

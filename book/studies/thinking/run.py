@@ -14,7 +14,7 @@ from tqdm import tqdm
 from nanogrpo import grpo, sft
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.show.studies import environment
-from nanogrpo.teach.running_total import RunningTotal, right_at_the_end
+from nanogrpo.teach.running_total import RunningTotal, right_at_the_end, shares
 
 HERE = Path(__file__).parent
 TASKS = {"totals": RunningTotal(), "filler": RunningTotal(steps="filler")}
@@ -45,7 +45,7 @@ class Watched:
         self.rows: list[dict[str, float]] = []
 
     def __call__(self, prompts, completions, answer, **columns) -> list[float]:
-        self.rows.append(measures.shares(prompts, completions, answer))
+        self.rows.append(shares(prompts, completions, answer))
         rewards = right_at_the_end(prompts, completions, answer)
         if self.kind == "shuffled":  # the same rewards, each for somebody else's completion
             self.draw.shuffle(rewards)
