@@ -81,8 +81,8 @@ def shares(prompts: Sequence[str], texts: Sequence[str], answers: Sequence[str])
 
     Returns:
         the share of each form, by its name; ``success``, the share that is right; ``sound``, that of
-        :func:`sound` ones; ``length``, mean tokens, an end counted also where it was cut off; ``success_worked`` and
-        ``success_rest``, success among the worked ones and among the others, NaN where there are none.
+        :func:`sound` ones; ``length``, mean tokens, with an end also where it was cut off; ``success_worked``
+        and ``success_rest``, success among the worked ones and among the others, NaN where there are none.
 
     >>> found = shares(["12?", "12?"], ["13=3", "=4"], ["3", "3"])
     >>> found["worked"], found["success"], found["length"], found["success_rest"]

@@ -17,8 +17,8 @@ from nanogrpo.show.studies import environment
 from nanogrpo.teach.running_total import RunningTotal, right_at_the_end, shares
 
 HERE = Path(__file__).parent
-TASKS = {"totals": RunningTotal(), "filler": RunningTotal(steps="filler")}
-SFT_STEPS = {"totals": 800, "filler": 300}
+TASKS = {"totals": RunningTotal(), "filler": RunningTotal(steps="filler"), "short": RunningTotal()}
+SFT_STEPS = {"totals": 800, "filler": 300, "short": 300}
 STEPS, PROMPTS, GROUP = 30, 16, 8
 RATES, TUNING_SEEDS, SEEDS = (3e-4, 1e-3, 3e-3, 1e-2), (100, 101), range(10, 20)
 
@@ -33,7 +33,9 @@ ARMS: dict[str, tuple[str, str, dict]] = {
     "constant": ("totals", "right", {"aggregation": "constant"}),
     "sequence_sum": ("totals", "right", {"aggregation": "sequence_sum"}),
     "filler, sequence_mean": ("filler", "right", {"aggregation": "sequence_mean"}),
+    "no examples of steps": ("short", "right", {}),
 }
+ADDED = "no examples of steps"  # after the first runs, see README.md
 CURVES = ("success", "short", "worked", "broken", "filler", "sound", "length")
 
 
@@ -67,7 +69,10 @@ def fine_tuned(model: str, seed: int, steps: int | None = None) -> GPT:
         policy.load_state_dict(torch.load(path, weights_only=True))
         return policy
     config = sft.SFTConfig(learning_rate=5e-3, batch_size=32, max_steps=steps, seed=seed)
-    for _ in sft.train(policy, task.tokenizer, task.examples(), config):
+    examples = task.examples()
+    if model == "short":
+        examples = [(row["prompt"], f"={row['answer']}") for row in task.split()[0]]
+    for _ in sft.train(policy, task.tokenizer, examples, config):
         pass
     path.parent.mkdir(exist_ok=True)
     torch.save(policy.state_dict(), path)
@@ -131,7 +136,7 @@ def do(jobs: list[tuple[str, str, float, int]]) -> None:
     done = {(r["part"], r["arm"], float(r["rate"]), int(r["seed"])) for r in logged("results.csv")}
     for part, arm, rate, seed in tqdm([job for job in jobs if job not in done], mininterval=10):
         if arm.startswith("start"):
-            model = "filler" if "filler" in arm else "totals"
+            model = next((name for name in ("filler", "short") if name in arm), "totals")
             steps = SFT_STEPS["totals"] if "longer" in arm else None
             policy, task = fine_tuned(model, seed, steps), TASKS[model]
         else:
@@ -160,8 +165,9 @@ def main() -> None:
     do([("runs", "start", 0.0, seed) for seed in SEEDS])
     do([("runs", "token_mean", rate, seed) for seed in SEEDS])
     do([("runs", "start, filler", 0.0, seed) for seed in SEEDS])
-    do([("runs", arm, rate, seed) for arm in ARMS for seed in SEEDS])
+    do([("runs", arm, rate, seed) for arm in ARMS if arm != ADDED for seed in SEEDS])
     do([("tuning", "start, filler, longer", 0.0, seed) for seed in TUNING_SEEDS])
+    do([("runs", arm, at, seed) for arm, at in (("start, short", 0.0), (ADDED, rate)) for seed in SEEDS])
 
 
 if __name__ == "__main__":
