@@ -213,3 +213,122 @@ def early(arm):
         )
         found.append(a - b)
     return found
+
+
+def test_steps_length_and_success_rise_and_worked_answers_get_better_by_little():
+    for name in ("worked", "length", "success"):
+        assert change("token_mean", name)[0] > 0
+    low, high = change("token_mean", "success_worked")
+    assert 0 < low < 0.02 < high
+    worked, was, rest = (
+        ends("token_mean", "worked"),
+        ends("start", "success_worked"),
+        ends("start", "success_rest"),
+    )
+    alone = [w * a + (1 - w) * b for w, a, b in zip(worked, was, rest, strict=True)]
+    begun, ended = mean(ends("start", "success")), mean(ends("token_mean", "success"))
+    part = (mean(alone) - begun) / (ended - begun)
+    assert 0.7 < part < 0.9
+    line = f"of a gain of {ended - begun:.3f} the shares alone would give {mean(alone) - begun:.3f}"
+    assert line in shown("study")
+
+
+def test_one_seed_writes_the_steps_and_is_not_right():
+    able, done, begun = (
+        ends("start", "success_worked"),
+        ends("token_mean", "success"),
+        ends("start", "success"),
+    )
+    odd = SEEDS.index(15)
+    assert able[odd] == min(able) < 0.3 and done[odd] < begun[odd] + 0.03
+    assert ends("token_mean", "worked")[odd] > 0.8 and ends("token_mean", "length")[odd] > 8.5
+    assert all(done[i] > able[i] > 0.6 for i in range(10) if i != odd)
+
+
+@pytest.mark.parametrize("arm", FILLER)
+def test_dots_bring_no_success_and_their_length_wanders_both_ways(arm):
+    low, high = change(arm, "success")
+    assert low < 0 < high and high < 0.02
+    low, high = change(arm, "length")
+    assert low < 0 < high
+    moved = [a - b for a, b in zip(ends(arm, "length"), ends(start(arm), "length"), strict=True)]
+    assert max(moved) > 3.5
+    assert min(moved) < (-3 if arm == FILLER[0] else -1.5)
+    if arm == FILLER[1]:
+        assert sum(x < 0 for x in moved) == 9
+
+
+def test_the_gain_in_success_is_larger_than_with_dots_and_that_in_length_is_not_shown_to_be():
+    def moved(arm, name):
+        return [a - b for a, b in zip(ends(arm, name), ends(start(arm), name), strict=True)]
+
+    main, dots = "token_mean", FILLER[0]
+    assert gap(moved(main, "success"), moved(dots, "success"))[0] > 0
+    low, high = gap(moved(main, "length"), moved(dots, "length"))
+    assert low < 0 < high
+
+
+def test_a_shuffled_reward_raises_nothing_and_lowers_success():
+    for name in ("worked", "length"):
+        low, high = change("shuffled", name)
+        assert low < 0 < high
+    assert change("shuffled", "success")[1] < 0
+
+
+@pytest.mark.parametrize("arm", AGGREGATIONS)
+def test_between_the_aggregations_nothing_is_shown(arm):
+    pairs = [gap(ends(arm, name), ends("token_mean", name)) for name in ("success", "worked")]
+    assert all(low < 0 < high for low, high in [*pairs, interval(early(arm))])
+
+
+def test_a_small_price_changes_nothing_shown_but_one_seed_and_a_large_one_ends_the_steps():
+    for name in ("success", "worked", "length"):
+        low, high = gap(ends("penalty 0.5", name), ends("token_mean", name))
+        assert low < 0 < high
+        assert gap(ends("penalty 2", name), ends("token_mean", name))[1] < 0
+    gave_up = [seed for seed, x in zip(SEEDS, ends("penalty 0.5", "short"), strict=True) if x > 0.5]
+    assert gave_up == [15] and min(ends("penalty 2", "short")) > 0.99
+    price = (mean(ends("start", "success_worked")) - mean(ends("start", "success_rest"))) * 9 / 6
+    assert 0.5 < price < 2 and f"at {price:.2f}" in shown("price")
+
+
+def test_the_answer_follows_the_totals_and_a_short_budget_is_worth_nothing():
+    table = rows("chain")
+    after, before = ([of(table, arm, seed) for seed in SEEDS] for arm in ("token_mean", "start"))
+    follows = [[float(row["follows"]) for row in each] for each in (after, before)]
+    assert gap(*follows)[0] > 0 and mean(follows[0]) > 0.85
+    assert all(mean(float(row["right"]) for row in each) < 0.1 for each in (after, before))
+    table = rows("budgets")
+    for budget in range(6):
+        found = [of(table, "token_mean", seed, budget=budget) for seed in SEEDS]
+        assert mean(float(row["forced"]) for row in found) < 0.12
+        assert mean(float(row["cut"]) for row in found) < 0.01
+    assert mean(float(of(table, "token_mean", seed, budget=6)["forced"]) for seed in SEEDS) > 0.8
+
+
+def test_the_reward_sharpened_and_taught_nothing_that_pass_at_k_shows():
+    table = rows("pass_at_k")
+
+    def at(arm, k, how):
+        return [float(of(table, arm, seed, k=k)[how]) for seed in SEEDS]
+
+    assert gap(at("token_mean", 1, "right"), at("start", 1, "right"))[0] > 0
+    for how in ("right", "sound"):
+        low, high = gap(at("token_mean", 64, how), at("start", 64, how))
+        assert low < 0 < high
+        assert written(low, high) in shown("pass")
+    for k in (16, 32, 64):
+        assert mean(at("start", k, "right")) > mean(at("token_mean", k, "right"))
+    assert mean(at("start", 8, "right")) < mean(at("token_mean", 8, "right"))
+    assert mean(at("start", 32, "sound")) > 0.9
+
+
+def test_without_examples_of_steps_none_is_invented():
+    for arm in (ADDED, start(ADDED)):
+        assert not any(ends(arm, "worked")) and not any(ends(arm, "broken"))
+        assert max(ends(arm, "success")) < 0.15
+
+
+def test_dots_do_not_help_after_longer_fine_tuning_either():
+    found = [r for r in RESULTS if r["arm"] == "start, filler, longer"]
+    assert len(found) == 2 and all(float(r["success"]) < 0.12 for r in found)
