@@ -50,7 +50,7 @@ def test_the_rows_that_the_text_tells_of():
 
 
 def mean_push(p_long, p_short, q, by_length, G=8):
-    """The mean push on the logit of "long": the sum over how many are long, long and right, short and right."""
+    """The mean push on the logit of "long": the sum over the numbers of long, right long, right short."""
     total = 0.0
     for n in range(G + 1):
         for a, b in product(range(n + 1), range(G - n + 1)):
