@@ -190,7 +190,7 @@ def written(low, high):
 
 def test_the_tables_that_are_stored_are_what_plain_python_makes_of_the_log():
     for name in ("worked", "length", "success", "success_worked"):
-        line = next(line for line in shown("study").splitlines() if line.startswith(f"{name} "))
+        line = next(line for line in shown("study").splitlines() if line.startswith(f"{name}  "))
         assert f"{mean(ends('start', name)):.3f}" in line and f"{mean(ends('token_mean', name)):.3f}" in line
         assert written(*change("token_mean", name)) in line
     for arm in (*ARMS, *FILLER):
