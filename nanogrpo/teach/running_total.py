@@ -135,7 +135,7 @@ class RunningTotal(Options, Task):
 
     @property
     def max_new_tokens(self) -> int:  # type: ignore[override]
-        """Tokens of a worked completion: the totals, the equals sign, the answer and the end."""
+        """Tokens of a worked completion, which are the totals, the equals sign, the answer and the end."""
         return self.length + 3
 
     @property
