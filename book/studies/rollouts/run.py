@@ -35,14 +35,17 @@ def clipped(batch: Batch, logprobs: Tensor, config: grpo.GRPOConfig) -> Tensor:
     return mask & gradient.eq(0) & batch.advantages.ne(0).unsqueeze(1)  # (B, T)
 
 
-def record(model, metrics: dict[str, float], batch: Batch, config: grpo.GRPOConfig) -> dict:
+def record(
+    model, metrics: dict[str, float], batch: Batch, config: grpo.GRPOConfig,
+    tokenizer: CharTokenizer = TASK.tokenizer,
+) -> dict:  # fmt: skip
     """The first prompts of a step with their completions, as they are written to the log."""
-    kept = batch.pick(torch.arange(KEPT))
+    kept = batch.pick(torch.arange(min(KEPT, len(batch.rewards))))
     logprobs = logprobs_under(model, kept.rollout, config.temperature)  # (B, T), after the updates
     no_gradient = clipped(kept, logprobs, config)
     rows = [
         {
-            "tokens": words(TASK.tokenizer, kept.rollout.completion_ids[i, :length].tolist()),
+            "tokens": words(tokenizer, kept.rollout.completion_ids[i, :length].tolist()),
             "reward": kept.rewards.flatten()[i].item(),
             "advantage": round(kept.advantages[i].item(), 4) + 0.0,
             "logprobs": rounded(kept.rollout.logprobs[i, :length]),
@@ -52,7 +55,7 @@ def record(model, metrics: dict[str, float], batch: Batch, config: grpo.GRPOConf
         for i, length in enumerate(kept.rollout.lengths.tolist())
     ]
     G = kept.rollout.group_size
-    prompts = TASK.tokenizer.decode_batch(kept.rollout.prompt_ids)
+    prompts = tokenizer.decode_batch(kept.rollout.prompt_ids)
     return {
         **{name: round(metrics[name], 4) for name in ("step", "reward", "clip_ratio/region_mean")},
         "groups": [{"prompt": p, "completions": rows[i * G : i * G + G]} for i, p in enumerate(prompts)],
@@ -67,6 +70,13 @@ def words(tokenizer: CharTokenizer, ids: list[int]) -> list[str]:
 def rounded(values: Tensor) -> list[float]:
     """Three decimals, and no minus before a zero."""
     return [round(value, 3) + 0.0 for value in values.tolist()]
+
+
+def write(path: Path, log: dict) -> None:
+    """A log for the viewer, a record a line, for readable diffs."""
+    lines = ",\n".join(json.dumps(step, separators=(",", ":")) for step in log["steps"])
+    head = json.dumps({k: v for k, v in log.items() if k != "steps"}, indent=1).removesuffix("\n}")
+    path.write_text(f'{head},\n "steps": [\n{lines}\n ]\n}}\n', encoding="utf-8")
 
 
 def main() -> None:
@@ -88,10 +98,7 @@ def main() -> None:
         if metrics["step"] % EVERY == 0 or metrics["step"] == 1:
             log["steps"].append(record(model, metrics, batch, CONFIG))
             print(f"step {metrics['step']:3d}  reward {metrics['reward']:.3f}", flush=True)
-    # A record a line, for readable diffs.
-    lines = ",\n".join(json.dumps(step, separators=(",", ":")) for step in log.pop("steps"))
-    head = json.dumps(log, indent=1).removesuffix("\n}")
-    args.output.write_text(f'{head},\n "steps": [\n{lines}\n ]\n}}\n', encoding="utf-8")
+    write(args.output, log)
 
 
 if __name__ == "__main__":
