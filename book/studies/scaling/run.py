@@ -6,7 +6,8 @@ $P/accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_prec
     $S/run.py --out _build/scaling/two
 $P/python $S/compare.py _build/scaling/one _build/scaling/two
 
-`--multi_gpu` starts the processes, with or without a GPU. `--cpu --num_processes 2` would start one, without a word.
+`--multi_gpu` starts the processes, with or without a GPU. `--cpu --num_processes 2` would start a single one,
+without a word.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import os
 import tempfile
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
@@ -26,6 +28,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from nanogrpo import hub, packed, weights
 from nanogrpo.evaluate import success_probability
+from nanogrpo.show.studies import environment
 from nanogrpo.tasks import Addition, exact_match
 
 TASK = Addition()
@@ -154,6 +157,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    versions = {name: version(name) for name in ("trl", "transformers", "accelerate", "datasets")}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "environment.json").write_text(json.dumps(environment() | versions, indent=2) + "\n")
     for arm in PAIRED + (PARTS if alone else SPLIT) + OWN:
         if args.steps and arm.samples == "numbered":
             arm = replace(arm, steps=args.steps)
