@@ -35,7 +35,7 @@ def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 def compared(base: Path, other: Path) -> dict[str, float]:
-    """Steps with the same texts, and how far weights are apart and have moved, after the first step and the last."""
+    """Steps with equal texts; how far weights are apart and have moved, after the first and the last step."""
     start = hub.to_transformers(*weights.load("addition"))[0].state_dict()
     a, b = (torch.load(folder / "weights.pt") for folder in (base, other))
     pairs = list(zip(whole(base), whole(other), strict=True))
