@@ -23,7 +23,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 import datasets
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from nanogrpo import hub, packed, weights
@@ -109,7 +109,8 @@ def build(arm: Arm, folder: str, texts: list, watch: Watch) -> GRPOTrainer:
         texts.append(list(zip(prompts, completions, strict=True)))
         return exact_match(prompts, completions, **columns)
 
-    hub.save_pretrained(folder, *weights.load("addition"))
+    # Handed over as they are: among several ranks, transformers lets only the first one write a folder.
+    model, tokenizer = hub.to_transformers(*weights.load("addition"))
     config = GRPOConfig(
         output_dir=folder, num_generations=arm.group, per_device_train_batch_size=per_device,
         gradient_accumulation_steps=arm.parts, max_completion_length=TASK.max_new_tokens, loss_type=arm.loss,
@@ -118,9 +119,8 @@ def build(arm: Arm, folder: str, texts: list, watch: Watch) -> GRPOTrainer:
         report_to="none", save_strategy="no", disable_tqdm=True,
     )  # fmt: skip
     trainer = GRPOTrainer(
-        AutoModelForCausalLM.from_pretrained(folder), reward, args=config,
-        train_dataset=datasets.Dataset.from_list(TRAINING), callbacks=[watch],
-        processing_class=AutoTokenizer.from_pretrained(folder),
+        model, reward, args=config, train_dataset=datasets.Dataset.from_list(TRAINING), callbacks=[watch],
+        processing_class=tokenizer,
         rollout_func=numbered_samples(arm.group) if arm.samples == "numbered" else None,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
