@@ -183,7 +183,9 @@ def test_amounts_add_up_as_their_units_do():
     once = costs.decode_bytes(OURS, WORK) - weights
     assert costs.decode_bytes(OURS, twice) == weights + 2 * once
     for function in (costs.kv_bytes, costs.activation_bytes, costs.logits_bytes):
-        assert function(OURS, 6, number=4) == 6 * function(OURS, 1, number=4) == 2 * function(OURS, 6, number=2)
+        assert (
+            function(OURS, 6, number=4) == 6 * function(OURS, 1, number=4) == 2 * function(OURS, 6, number=2)
+        )
     assert costs.seconds(6.0, 1.0, 2.0, 4.0) == 3.0 and costs.seconds(6.0, 20.0, 2.0, 4.0) == 5.0
     assert costs.update_flop(OURS, WORK, recompute=True) == 4 * costs.scoring_flop(OURS, WORK)
 

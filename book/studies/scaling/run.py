@@ -152,7 +152,7 @@ def run(arm: Arm, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", help="arms whose name begins so")
+    parser.add_argument("--only", nargs="*", default=[""], help="arms whose name begins so")
     parser.add_argument("--steps", type=int, help="of the arms with numbered samples")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -163,7 +163,7 @@ def main() -> None:
     for arm in PAIRED + (PARTS if alone else SPLIT) + OWN:
         if args.steps and arm.samples == "numbered":
             arm = replace(arm, steps=args.steps)
-        if not args.only or arm.name.startswith(args.only):
+        if arm.name.startswith(tuple(args.only)):
             run(arm, args.out)
 
 
