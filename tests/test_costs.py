@@ -113,7 +113,7 @@ def kept(model, ids) -> int:
 
 
 def test_activations_are_those_that_autograd_keeps(model):
-    """With what the formula leaves out: ids and positions, the last norm, and a few numbers a norm and head."""
+    """With what the formula leaves out: ids and positions, the last norm, some numbers a norm and head."""
     rows, tokens = 12, 7
     ids = torch.zeros(rows, tokens, dtype=torch.long)
     besides = WIDTH + 2 * (2 * LAYERS + 1) + HEADS * LAYERS  # numbers a token
@@ -131,7 +131,7 @@ def test_logits_and_their_log_softmax_are_the_two_copies():
 
 
 def test_published_bytes():
-    """A token of OPT-13B's cache takes 800 KB (arXiv:2309.06180); ZeRO's 7.5 B on 64 GPUs (1910.02054, fig. 1)."""
+    """OPT-13B's cache takes 800 KB a token (arXiv:2309.06180); ZeRO's 7.5 B on 64 GPUs: 1910.02054, fig. 1."""
     assert costs.kv_bytes(OPT, 1) == 800 * 1024
     shape = Shape(1, 1, 1, 1, 1, 1)
     share = 7.5e9 / shape.parameters

@@ -1,4 +1,4 @@
-"""`accelerate launch` on two processes gives the run of one, where the loss is divided by a count of all ranks.
+"""`accelerate launch` on two processes gives the run of one, if the loss is divided by a count of all ranks.
 
 The study's own script (book/studies/scaling), with fewer steps; in the environment of `make parity`.
 """

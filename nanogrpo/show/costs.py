@@ -1,25 +1,22 @@
 r"""What a step of GRPO costs, on paper: FLOP, bytes to hold and bytes to move, from the shape of the model.
 
-Counts of multiplications and of numbers, nothing else. A multiplication with its addition is 2 FLOP. Small work
-is left out: norms, activation functions, softmax, sampling, the reward. So is all that depends on a program:
-fragments of memory, padding, kernels. Times are lower bounds, of which real programs reach a part.
+Counts of multiplications and of numbers, nothing else. A multiplication with its addition is 2 FLOP. Left out
+are small work (norms, activation functions, softmax, sampling, the reward) and what depends on a program
+(fragments of memory, padding, kernels). Times are lower bounds, and real programs reach a part of them.
 
 Legend: ``P`` prompts, ``G`` completions a prompt, ``B = P * G``, ``Tp`` and ``T`` tokens of a prompt and of a
 completion, ``L`` layers, ``C`` channels, ``V`` vocabulary. Functions end in the unit that they return.
 """
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any, Literal
 
 from nanogrpo.errors import OptionError
 from nanogrpo.options import Options, option
 
-SAVED = 16  # numbers a channel that a layer keeps for its backward pass, if it is GPT-2's
 
-
-def _count(help: str, default: Any = ..., low: int = 1) -> Any:
-    given = {} if default is ... else {"default": default}
-    return option(help=help, low=low, high=10**9, **given)
+def _count(help: str, default: Any = MISSING, low: int = 1) -> Any:
+    return option(default, help=help, low=low, high=10**9)
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def pairs(new: int, past: int = 0, causal: bool = True) -> float:
 
 
 def pass_flop(shape: Shape, tokens: float, seen: float, predicted: float) -> float:
-    r"""One forward pass: :math:`2 (\text{tokens} \cdot L M + \text{predicted} \cdot CV) + 4 L C \cdot \text{seen}`.
+    r"""One forward pass: :math:`2\,(\text{tokens}\,L M + \text{predicted}\,C V) + 4 L C\,\text{seen}`.
 
     Args:
         tokens: positions that run through the layers, whose matrices have :math:`M` numbers each.
@@ -119,7 +116,7 @@ def pass_flop(shape: Shape, tokens: float, seen: float, predicted: float) -> flo
 
 
 def rollout_flop(shape: Shape, work: Work) -> float:
-    """Sampling with a cache: each prompt is read once for its group, each token once; the last is not read."""
+    """Sampling with a cache: each prompt is read once for its group, each token once, the last one never."""
     P, B, Tp, T = work.prompts, work.completions, work.prompt_tokens, work.completion_tokens
     prefill = pass_flop(shape, P * Tp, P * pairs(Tp), P)
     return prefill + pass_flop(shape, B * (T - 1), B * pairs(T - 1, Tp), B * (T - 1))
@@ -171,7 +168,7 @@ def state_bytes(
 
     Args:
         sharded: ZeRO's stage. 1 shares out the optimizer's numbers, 2 the gradients, 3 the weights as well.
-        weight, gradient, adam: bytes a weight. 2, 2 and 12 for bfloat16 with a copy and two moments in float32.
+        weight, gradient, adam: bytes a weight; 2, 2, 12 for bfloat16 with a copy and two moments in float32.
     """
     if sharded not in (0, 1, 2, 3):
         raise OptionError(f"sharded={sharded!r} is no stage of ZeRO; there are 0, 1, 2 and 3")
@@ -183,8 +180,8 @@ def activation_bytes(shape: Shape, tokens: float, recompute: bool = False, numbe
     """Kept from forward to backward by all layers, the scores of attention apart, which a fused kernel drops.
 
     A layer of GPT-2's kind keeps 16 C numbers a token (arXiv:2205.05198, eq. 2, has 34 C bytes at 2 a number,
-    of which 2 C are dropout's); one of another shape has its own widths for these. With ``recompute`` it keeps
-    what it read, C numbers.
+    of which 2 C are dropout's); one of another shape has its own widths for these. With ``recompute`` it
+    keeps what it read, C numbers.
     """
     if recompute:
         return shape.layers * tokens * shape.width * number
