@@ -131,7 +131,7 @@ def test_logits_and_their_log_softmax_are_the_two_copies():
 
 
 def test_published_bytes():
-    """OPT-13B's cache takes 800 KB a token (arXiv:2309.06180); ZeRO's 7.5 B on 64 GPUs: 1910.02054, fig. 1."""
+    """OPT-13B's cache takes 800 KB a token (arXiv:2309.06180); ZeRO on 64 GPUs is figure 1 of 1910.02054."""
     assert costs.kv_bytes(OPT, 1) == 800 * 1024
     shape = Shape(1, 1, 1, 1, 1, 1)
     share = 7.5e9 / shape.parameters
