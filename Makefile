@@ -128,10 +128,11 @@ museum: $(STAMP)
 	$(BIN)/python -m nanogrpo.teach.museum
 
 # Runs the unmodified functions of all three, says which defaults have changed, and what differs by design. Then TRL
-# trains our model (nanogrpo.hub).
+# trains our model (nanogrpo.hub), on one process and on two.
 parity: .venv-parity/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-parity/bin/python -W ignore tests/parity/draw.py $(ARGS)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest -q -W ignore tests/test_hub.py tests/test_hub_trl.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest -q -W ignore tests/test_hub.py tests/test_hub_trl.py \
+	  tests/test_scaling_ranks.py
 
 # The chapter that TRL runs in, executed where TRL is; its outputs are stored in place.
 trl: .venv-parity/.installed
