@@ -36,7 +36,7 @@ def source_link(name: str) -> str:
 
 
 def statement(name: str, begin: str) -> tuple[int, list[str]]:
-    """A statement of a function of the package: the number of its first line there, and its lines as they are.
+    """A statement of a function of the package: the number of its first line there, and its lines.
 
     Raises:
         SourceError: no statement of the function begins so, or several do.

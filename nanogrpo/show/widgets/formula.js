@@ -37,6 +37,7 @@ const LOOKS = `
 .ng-code { margin: 0.5rem 0 0; padding: 0.4rem 0; font-size: 0.74rem; line-height: 1.45; border: 1px solid var(--ng-soft); border-radius: 4px; background: transparent; color: inherit; }
 .ng-code code { display: block; padding: 0 0.5rem 0 2rem; text-indent: -1.5rem; font-size: inherit; white-space: pre-wrap; overflow-wrap: anywhere; color: inherit; background: transparent; border: 0; }
 .ng-code code[data-lit] { background: color-mix(in srgb, var(--ng-line) 16%, transparent); box-shadow: inset 4px 0 var(--ng-line); }
+.ng-behind { min-height: 5.6rem; }
 .ng-note a { color: var(--ng-line); text-decoration: underline; }
 @media (max-width: 600px) {
   .ng-steps { gap: 0.4rem; }
@@ -213,10 +214,8 @@ function line(text, word, lit) {
 function code(model, host, behind) {
   const { lines, word, inner, statements } = model.get("terms")[model.get("term")];
   host.replaceChildren(...model.get("code").map((text, i) => line(text, word, lines.includes(i))));
-  behind.hidden = !inner;
-  if (!inner) return;
-  behind.replaceChildren("Behind it, in ", make("a", { href: inner.url }, make("code", {}, inner.name.split(".").at(-1))), ":",
-    make("pre", { class: "ng-code" }, ...statements.map((text) => line(text, "", true))));
+  behind.replaceChildren(...(inner ? ["Behind it, in ", make("a", { href: inner.url }, make("code", {}, inner.name.split(".").at(-1))), ":",
+    make("pre", { class: "ng-code" }, ...statements.map((text) => line(text, "", true)))] : ["No function is behind it: the price is one product."]));
 }
 
 // Back and on through the terms of one update, and then of the next.
@@ -243,7 +242,7 @@ function steps(model) {
 function render({ model, el }) {
   const [walk, top, below] = [steps(model), formula(model), batch(model)];
   const words = make("output", { class: "ng-readout", "aria-live": "polite" });
-  const [host, behind] = [make("pre", { class: "ng-code", tabindex: 0, "aria-label": "grpo_loss, the lines that compute" }), make("div", { class: "ng-note" })];
+  const [host, behind] = [make("pre", { class: "ng-code", tabindex: 0, "aria-label": "grpo_loss, the lines that compute" }), make("div", { class: "ng-note ng-behind" })];
   const note = make("p", { class: "ng-note" }, "Point at a term, or walk with Next; choose a token for its numbers. Dashed: the clip acts. The lines are those of grpo_loss, and of what it calls.");
   el.append(make("div", { class: "ng", role: "group", "aria-label": "GRPO's formula over a real update" },
     make("style", {}, STYLE + LOOKS), walk.bar, make("div", { class: "ng-head" }, top.box, words), below.table, host, behind, note));

@@ -136,7 +136,7 @@ def logged_step(
     told = ("aggregation", "scale_rewards", "surrogate", "estimator", "num_mini_batches", "correction")
     if [getattr(config, name) for name in told] != ["sequence_mean", "group", "clip", "k3", 1, 0]:
         raise OptionError(
-            "the formula has a mean over each completion, advantages by the group's std, k3 and one minibatch: "
+            "the formula has a mean over each completion, the group's std, k3 and one minibatch: "
             f"aggregation='sequence_mean', others as by default; {told} are others here"
         )
     twin, optimizer = copy.deepcopy((model, state.optimizer))
