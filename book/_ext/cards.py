@@ -1,7 +1,7 @@
 """What a link to a chapter looks like elsewhere: a card for each, drawn while the book is built.
 
-A page that is no numbered chapter has the card of the book. Names hold a hash of what is drawn: a card that is
-there already is not drawn again, and whoever keeps a copy of an old one sees that it is old.
+A page that is no numbered chapter has the card of the book. Names hold a hash of what is drawn: a card that
+is there already is not drawn again, and whoever keeps a copy of an old one sees that it is old.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ const LOOKS = `
 .ng-note a { color: var(--ng-line); text-decoration: underline; }
 @media (max-width: 600px) {
   .ng-steps { gap: 0.4rem; }
+  .ng-steps select { width: auto; padding: 0 0.2rem; }
   .ng .ng-batch { font-size: 0.72rem; }
   .ng .ng-batch th, .ng .ng-batch td { padding: 1px; }
   .ng .ng-batch td + td:nth-last-child(-n + 3) { padding-left: 0.25rem; }
@@ -233,7 +234,7 @@ function steps(model) {
     return button;
   });
   const where = make("span");
-  const list = control(model, "update", "", {}, Array.from({ length: updates }, (_, i) => [i, `update ${i + 1} of ${updates}`]));
+  const list = control(model, "update", "", {}, Array.from({ length: updates }, (_, i) => [i, `update ${i + 1}/${updates}`]));
   list.input.setAttribute("aria-label", "which update of the step");
   const mark = () => (where.textContent = `term ${ORDER.indexOf(model.get("term")) + 1}/${ORDER.length}`);
   return { bar: make("div", { class: "ng-steps" }, back, on, where, list.label), mark };
