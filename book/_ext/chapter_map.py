@@ -2,7 +2,7 @@
 
 A chapter says "**You need** [policy gradients](policy-gradients). **It takes** 30 minutes to read, ...". The
 directive `chapter-map` makes a table of all numbered chapters from that, and so never says what they do not.
-Numbers are Sphinx's (`numbered` in _toc.yml); here they are put into the title of a page's window, too.
+Numbers are Sphinx's (`numbered` in _toc.yml).
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ def draw(app, doctree, docname: str) -> None:
         place.replace_self(nodes.raw("", text, format="html"))
 
 
-def name_page(app, pagename, templatename, context, doctree) -> None:
-    """The number in the title of the window, and on the page where a reader says that it is read."""
+def add_mark(app, pagename, templatename, context, doctree) -> None:
+    """The number in the title that is printed, and the place where a reader says that the chapter is read."""
     own = number(app.env, pagename) if app.builder.format == "html" else ""
     if own:
-        context["title"] = f"{own}. {context['title']}"
+        context["pagetitle"] = f"{own}. {context['pagetitle']}"
         context["body"] += f'<div class="read-mark" data-chapter="{pagename}"></div>'

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import about
 from cards import add_card
-from chapter_map import ChapterMap, Placeholder, draw, name_page
+from chapter_map import ChapterMap, Placeholder, add_mark, draw
 from icons import write_icons
 from pages import mend_all
 from predictions import add_script, fold_answers
@@ -135,8 +135,8 @@ def setup(app):
     app.add_node(Placeholder)
     app.add_directive("chapter-map", ChapterMap)
     app.connect("doctree-resolved", draw)
-    app.connect("html-page-context", name_page, priority=400)  # before the tags for other sites are made
-    app.connect("html-page-context", add_card, priority=401)
+    app.connect("html-page-context", add_mark, priority=800)  # the theme has set its title
+    app.connect("html-page-context", add_card, priority=400)  # before the tags for other sites are made
     app.connect("source-read", about.set_in)
     app.add_js_file("progress.js", loading_method="defer")
     app.connect("builder-inited", mend_all)
