@@ -220,7 +220,7 @@ class FormulaExplorer(anywidget.AnyWidget):
 
     _esm = script("formula")
     log: traitlets.Dict = traitlets.Dict().tag(**ON_ONE_LINE)
-    code = traitlets.List().tag(sync=True)
+    code: traitlets.List = traitlets.List().tag(sync=True)
     terms = traitlets.Dict().tag(sync=True)
     term = traitlets.Enum(list(TERMS), "ratio").tag(sync=True)
     update = traitlets.Int(0).tag(sync=True)
