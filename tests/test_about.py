@@ -148,11 +148,11 @@ def test_the_book_shows_how_to_cite_and_what_has_changed(visit):
 
 
 @pytest.mark.slow
-def test_the_page_for_what_is_not_here_leads_on(site, visit):
+def test_the_page_for_what_is_not_here_leads_on(site):
     text = (site / "404.html").read_text(encoding="utf-8")
     article = text[text.index("<article") : text.index("</article>")]
     links = re.findall(r'href="/nanogrpo/([^"#]+)"', article)
-    assert "search.html" in links and "book/map.html" in links
+    assert "book/map.html" in links and len(links) >= 4
     for link in links:
         assert (site / link).exists(), link
     assert re.search(r'<form[^>]*action="/nanogrpo/search.html"[^>]*>.*?name="q"', article, re.DOTALL)

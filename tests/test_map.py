@@ -44,7 +44,7 @@ def test_a_chapter_comes_after_what_it_needs(doc):
 SIDEBAR = """() => Object.fromEntries([...document.querySelectorAll(".bd-links a.reference.internal")]
   .map((a) => [new URL(a.href).pathname.replace(/^\\/|\\.html$/g, ""), a.textContent.trim()]))"""
 LABELS = """() => ({ title: document.title, head: document.querySelector(".bd-article h1").textContent,
-  figures: [...document.querySelectorAll(".caption-number")].map((e) => e.textContent.trim()),
+  figures: [...document.querySelectorAll("figcaption .caption-number")].map((e) => e.textContent.trim()),
   exercises: [...document.querySelectorAll(".exercise .admonition-title")]
     .map((e) => e.textContent.trim()).filter((text) => /^Exercise/.test(text)) })"""
 

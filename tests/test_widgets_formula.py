@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import nbformat
+import pagecheck
 import pytest
 import torch
 from clean import widget_state
@@ -315,3 +316,22 @@ def test_on_a_phone_formula_number_tokens_and_code_are_seen_and_the_selection_st
         "all => all.map((e) => { const b = e.getBoundingClientRect(); return Math.min(b.width, b.height); })"
     )
     assert min(boxes) >= 24, "too small for a finger"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [pagecheck.WIDE, pagecheck.PHONE], ids=["wide", "phone"])
+def test_in_the_chapter_the_formula_and_its_number_stay_below_the_bar_of_the_page(visit, size):
+    page = visit("book/grpo", size=size)
+    figure = page.get_by_role("group", name="GRPO's formula over a real update")
+    figure.locator("button[data-term=kl]").click()
+    page.evaluate(
+        """() => document.querySelector(".ng > .ng-code code[data-lit]")
+          .scrollIntoView({ block: "end", behavior: "instant" })"""
+    )
+    bar = page.locator(".bd-header-article").bounding_box()
+    for part in (".ng-formula", ".ng-readout"):
+        box = figure.locator(part).bounding_box()
+        assert box["y"] >= bar["y"] + bar["height"] - 1 and box["y"] + box["height"] <= size["height"]
+    assert figure.locator("button[data-lit]").get_attribute("data-term") == "kl"
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    assert page.trouble == []
