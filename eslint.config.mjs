@@ -25,7 +25,7 @@ export default [
     languageOptions: { globals: globals(["SECTIONS", "DOCUMENTATION_OPTIONS", "URLSearchParams", "location", "window"]) },
   },
   {
-    files: ["book/_static/predictions.js"],
+    files: ["book/_static/predictions.js", "book/_static/progress.js"],
     languageOptions: { globals: globals(["addEventListener", "localStorage", "location"]) },
   },
   {

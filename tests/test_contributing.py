@@ -393,7 +393,8 @@ def test_a_chapter(repository):
         return {"cell_type": "markdown", "id": name, "metadata": {}, "source": text}
 
     aims = (
-        "Afterwards you can\n\n- throw,\n- count,\n- divide.\n\n**You need** a coin. **It takes** a second."
+        "Afterwards you can\n\n- throw,\n- count,\n- divide.\n\n**You need** a coin. "
+        "**It takes** 5 minutes to read, and a second to run."
     )
 
     def figure(name):
@@ -423,3 +424,4 @@ def test_a_chapter(repository):
     repository.test("tests/test_chapter_coins.py", "tests/test_environment.py")
     repository.test("tests/test_book.py", "-k", "coins and stored", "-m", "not slow")
     repository.test("tests/test_guide.py", "-k", "coins")
+    repository.test("tests/test_map.py", "-k", "coins", "-m", "not slow")

@@ -47,3 +47,39 @@ def test_no_cell_of_part_three_that_stands_open_is_long(path):
 
 def test_part_three_is_found():
     assert {"kl", "masks", "zero-variance", "entropy"} <= {path.stem for path in part("III")}
+
+
+# --- in a browser: what is open on a page, and what a fold says ---
+
+# The page whose subject is 49 lines of code, all of them to be read.
+CODE_IS_THE_LESSON = {"book/one-page"}
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+CHAPTERS = [
+    chapter["file"]
+    for each in TOC["parts"]
+    if not each["caption"].startswith("Labs")  # there the code is what the student writes
+    for chapter in each["chapters"]
+    if (ROOT / f"{chapter['file']}.ipynb").exists()
+]
+OPEN = """() => {
+  const page = document.querySelector("article.bd-article"), height = (e) => e.getBoundingClientRect().height;
+  const code = [...page.querySelectorAll("div.highlight")]
+    .filter((e) => !e.closest(".cell_output") && e.checkVisibility());
+  const folds = [...page.querySelectorAll("details:not(.answer)")].filter((e) => e.querySelector("pre"));
+  return { share: code.reduce((sum, e) => sum + height(e), 0) / height(page), count: code.length,
+    folds: folds.map((fold) => [fold.querySelector("summary").textContent.replace(/\\s+/g, " ").trim(),
+      fold.querySelector("pre").textContent.trim().split("\\n").length]) };
+}"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_open_code_is_at_most_a_quarter_of_a_page_and_a_fold_says_what_it_holds(visit, name):
+    page = visit(name, size={"width": 1440, "height": 900})
+    page.evaluate("document.querySelectorAll('details.answer').forEach((e) => (e.open = true))")
+    found = page.evaluate(OPEN)
+    assert found["count"] and found["folds"], "nothing was measured"
+    assert found["share"] <= (0.4 if name in CODE_IS_THE_LESSON else 0.25)
+    for title, lines in found["folds"]:
+        words, _, size = title.rpartition(", ")
+        assert size == f"{lines} line{'s' * (lines > 1)}" and len(words) > 3, title

@@ -11,6 +11,8 @@
 - What else the theme does on every page, and should not, is mended (pages.py); its icons are cut (icons.py).
 - A prediction gets a field, and its answer a fold (predictions.py, predictions.js).
 - A page with a playground gets its script, which is put together from the package (playground.js).
+- Chapters have numbers, a map of what needs what, and a mark of what was read (chapter_map.py, progress.js).
+- A link to a page shows a card elsewhere (cards.py); how to cite, and what has changed, are pages (about.py).
 - A docstring may name an object of the package by the end of its path, if only one ends so.
 """
 
@@ -21,6 +23,9 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import about
+from cards import add_card
+from chapter_map import ChapterMap, Placeholder, add_mark, draw
 from icons import write_icons
 from pages import mend_all
 from predictions import add_script, fold_answers
@@ -127,6 +132,13 @@ def setup(app):
     app.connect("html-page-context", add_playground)
     app.connect("doctree-resolved", fold_answers)
     app.connect("html-page-context", add_script)
+    app.add_node(Placeholder)
+    app.add_directive("chapter-map", ChapterMap)
+    app.connect("doctree-resolved", draw)
+    app.connect("html-page-context", add_mark, priority=800)  # the theme has set its title
+    app.connect("html-page-context", add_card, priority=400)  # before the tags for other sites are made
+    app.connect("source-read", about.set_in)
+    app.add_js_file("progress.js", loading_method="defer")
     app.connect("builder-inited", mend_all)
     app.connect("build-finished", write_playground)
     app.connect("build-finished", write_icons)

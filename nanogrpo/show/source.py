@@ -1,6 +1,8 @@
 """Where the lines of the package stand in the repository, for pages that show what a line computed."""
 
+import ast
 import inspect
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
@@ -31,3 +33,25 @@ def source_link(name: str) -> str:
     except (ImportError, AttributeError, TypeError, ValueError, OSError) as error:
         raise SourceError(f"{name!r} is no function or class that the package defines: {error}") from error
     return f"{REPOSITORY}/blob/main/{path}#L{first}-L{first + len(lines) - 1}"
+
+
+def statement(name: str, begin: str) -> tuple[int, list[str]]:
+    """A statement of a function of the package: the number of its first line there, and its lines.
+
+    Raises:
+        SourceError: no statement of the function begins so, or several do.
+
+    >>> statement("nanogrpo.kl.kl_k3", "return torch.expm1(")[1]
+    ['return torch.expm1(delta) - delta']
+    """
+    module, _, attribute = name.rpartition(".")
+    lines = textwrap.dedent(inspect.getsource(getattr(import_module(module), attribute))).splitlines()
+    found = [
+        node
+        for node in ast.walk(ast.parse("\n".join(lines)))
+        if isinstance(node, ast.stmt) and lines[node.lineno - 1].lstrip().startswith(begin)
+    ]
+    if len(found) != 1:
+        raise SourceError(f"{len(found)} statements of {name} begin with {begin!r}; name one that is there")
+    first, last = found[0].lineno - 1, found[0].end_lineno
+    return first, textwrap.dedent("\n".join(lines[first:last])).splitlines()
