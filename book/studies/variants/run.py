@@ -34,7 +34,8 @@ ARMS: dict[str, dict] = {
     **{name: variant(name) for name in ("grpo", "dr_grpo", "gspo", "cispo", "sapo", "maxrl")},
 }
 IF_TIME_ALLOWS = {name: variant(name) for name in ("dppo_tv", "gmpo")}
-BUDGET = {"group_size": 8, "prompts_per_step": 16, "max_steps": 12, "num_iterations": 3}
+BUDGET = {"group_size": 8, "max_steps": 12, "num_iterations": 3}
+PROMPTS = {"reverse": 16, "addition": 8}
 HEADER = ("task", "part", "arm", "rate", "seed", "success", "tokens", "clipped")
 
 Job = tuple[str, str, str, float, int]  # task, part, arm, learning rate, seed
@@ -53,10 +54,15 @@ def start(name: str) -> GPT:
     return model
 
 
+@functools.cache
+def problems(name: str) -> tuple[list, list]:
+    """What is trained on, and what is tested on."""
+    return TASKS[name].split()[0], test_problems(TASKS[name])[:TESTED]
+
+
 def success(name: str, model: GPT) -> float:
     """The declared metric: the exact probability of the right answer on held-out problems."""
-    task = TASKS[name]
-    return success_probability(model, task.tokenizer, test_problems(task)[:TESTED])
+    return success_probability(model, TASKS[name].tokenizer, problems(name)[1])
 
 
 def run(job: Job) -> list[str]:
@@ -67,11 +73,12 @@ def run(job: Job) -> list[str]:
         max_new_tokens=task.max_new_tokens,
         learning_rate=rate,
         seed=seed,
+        prompts_per_step=PROMPTS[name],
         **BUDGET,
         **(ARMS | IF_TIME_ALLOWS)[arm],
     )
     try:
-        rows = list(grpo.train(model, task.tokenizer, task.split()[0], exact_match, config))
+        rows = list(grpo.train(model, task.tokenizer, problems(name)[0], exact_match, config))
     except NonFiniteError:
         return ["0", "", ""]
     clipped = mean(row["clip_ratio/region_mean"] for row in rows)
