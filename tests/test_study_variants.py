@@ -58,7 +58,9 @@ def git(*command):
 def test_the_protocol_was_committed_before_the_log_and_before_the_runs():
     if git("rev-parse", "--is-shallow-repository") == ["true"]:
         pytest.skip("a shallow clone does not know the order")
-    protocol, log = (git("log", "--diff-filter=A", "--format=%H", "--", n) for n in ("README.md", "results.csv"))
+    protocol, log = (
+        git("log", "--diff-filter=A", "--format=%H", "--", n) for n in ("README.md", "results.csv")
+    )
     if not log:
         pytest.skip("the log is not committed yet")
     assert protocol[-1] != log[-1]

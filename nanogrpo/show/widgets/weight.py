@@ -1,4 +1,4 @@
-"""How hard a variant pushes one token, over its ratio and for either sign of the advantage; two side by side."""
+"""How hard a variant pushes one token, over its ratio and for either sign of the advantage; two of them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def explored_weight(
     .. math:: w(\rho) = \frac{\partial L / \partial \log \pi_t \;(\rho_t = \rho)}
               {\partial L / \partial \log \pi_t \;(\text{all ratios } 1,\ A = 1)}
 
-    by :func:`nanogrpo.losses.grpo_loss` for one completion of advantage ``sign``. Its other tokens have ratios
-    of their own, which count where a ratio is that of the completion.
+    by :func:`nanogrpo.losses.grpo_loss` for one completion of advantage ``sign``. Its other tokens have a
+    ratio of their own, which counts where a ratio is that of the completion.
 
     Args:
         name: A row of :data:`nanogrpo.variants.VARIANTS` that :func:`explored_variants` lists.
@@ -72,7 +72,10 @@ def _slope(name: str, ratio: float, sign: int, old_probability: float, tokens: i
     old = torch.full_like(ratios, old_probability).log()
     new = (old + ratios.log()).requires_grad_()
     chosen = {option: getattr(config, option) for option in OF_THE_WEIGHT} | config.shape
-    mask, advantage = torch.ones(1, tokens, dtype=torch.bool), torch.tensor([float(sign)], dtype=torch.float64)
+    mask, advantage = (
+        torch.ones(1, tokens, dtype=torch.bool),
+        torch.tensor([float(sign)], dtype=torch.float64),
+    )
     loss, _ = grpo_loss(new, old, None, advantage, mask, **chosen)
     (gradient,) = torch.autograd.grad(loss, new)
     return -gradient[0, 0].item()
