@@ -91,10 +91,23 @@ def test_scales_lift_hard_prompts_as_the_chapter_says(text):
     assert math.isclose(text.pull(0.05, "group", "mean", 2), 1)
 
 
-@pytest.mark.parametrize("world", ["world 1", "world 3"])
-def test_the_second_pass_leaves_next_to_nothing_of_gspo_and_most_of_cispo(text, world):
-    left = {name: text.second_pass(name, *text.WORLDS[world])[0] for name in ("grpo", "gspo", "cispo")}
-    assert left["gspo"] < left["grpo"] < left["cispo"]
+@pytest.fixture(scope="module")
+def again(text):
+    names = ("reinforce", "grpo", "gspo", "cispo", "sapo")
+    return {name: [text.second_pass(name, *how) for how in text.WORLDS.values()] for name in names}
+
+
+def test_the_second_pass_leaves_next_to_nothing_of_gspo_and_much_of_what_is_never_cut(again):
+    left = {name: [share for share, _ in found] for name, found in again.items()}
+    assert max(left["gspo"]) < 0.05 and max(left["grpo"]) < 0.15
+    assert min(left["cispo"]) > 0.3 and min(left["sapo"]) > 0.3
+
+
+def test_its_direction_is_kept_by_what_is_never_cut_and_is_backward_for_reinforce_in_three_worlds(again):
+    side = {name: [cosine for _, cosine in found] for name, found in again.items()}
+    assert min(side["cispo"] + side["sapo"]) > 0
+    assert sum(cosine < -0.1 for cosine in side["reinforce"]) == 3
+    assert min(side["grpo"]) < -0.1 < 0.1 < max(side["grpo"])
 
 
 def test_a_step_of_no_length_leaves_the_second_pass_as_the_first(text):

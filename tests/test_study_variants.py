@@ -31,8 +31,8 @@ def part(name, task, arm):
     return [row for row in RESULTS if (row["part"], row["task"], row["arm"]) == (name, task, arm)]
 
 
-def ends(task, arm):
-    found = sorted((int(row["seed"]), float(row["success"])) for row in part("compared", task, arm))
+def ends(task, arm, name="compared"):
+    found = sorted((int(row["seed"]), float(row["success"])) for row in part(name, task, arm))
     assert [seed for seed, _ in found] == list(range(10)), (task, arm)
     return [success for _, success in found]
 
@@ -75,7 +75,9 @@ def test_the_log_is_whole_and_says_what_made_it():
     assert MADE.keys() == environment().keys() | {f"checkpoint_{task}" for task in TASKS}
     assert "dirty" not in MADE["commit"]
     keys = [tuple(row[k] for k in ("task", "part", "arm", "rate", "seed")) for row in RESULTS]
-    assert len(set(keys)) == len(keys) and {row["arm"] for row in RESULTS} == set(ARMS)
+    assert len(set(keys)) == len(keys)
+    assert {row["arm"] for row in RESULTS if row["part"] == "compared"} == set(ARMS)
+    assert {row["arm"] for row in RESULTS if row["part"] == "why"} == {"grpo_positive"}
     for task in TASKS:
         assert MADE[f"checkpoint_{task}"] == pytest.approx(1 / 3, abs=0.02)
 
@@ -87,16 +89,72 @@ def test_all_arms_of_a_task_sampled_alike_many_tokens():
         assert max(tokens) / min(tokens) < 1.1
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("arm", ARMS)
-def test_each_rate_is_the_best_of_its_tuning_and_at_no_edge(task, arm):
+@pytest.mark.parametrize(
+    ("task", "arm", "run"),
+    [(task, arm, "compared") for task in TASKS for arm in ARMS] + [("reverse", "grpo_positive", "why")],
+)
+def test_each_rate_is_the_best_of_its_tuning_and_at_no_edge(task, arm, run):
     trials = {}
     for row in part("tuning", task, arm):
         trials.setdefault(float(row["rate"]), {})[row["seed"]] = float(row["success"])
     assert all(found.keys() == {"100", "101"} for found in trials.values())
     best = max(trials, key=lambda rate: mean(trials[rate].values()))
     assert min(trials) < best < max(trials)
-    assert {float(row["rate"]) for row in part("compared", task, arm)} == {best}
+    assert {float(row["rate"]) for row in part(run, task, arm)} == {best}
+
+
+def test_the_simplest_arm_is_told_apart_from_all_others_on_words():
+    for arm in ARMS[1:]:
+        middle, half = gap("reverse", "reinforce", arm)
+        assert middle - half > 0 and 0.11 < middle < 0.175, arm
+
+
+BELOW = {("grpo", "gspo"), ("maxrl", "gspo"), ("reinforce_batch", "gspo"), ("grpo", "cispo")}
+BELOW |= {("reinforce_batch", "cispo")}
+
+
+def test_among_the_seven_others_five_pairs_are_told_apart_on_words():
+    found = set()
+    for a, b in combinations(ARMS[1:], 2):
+        if apart("reverse", a, b):
+            found.add((a, b) if gap("reverse", a, b)[0] > 0 else (b, a))
+    assert found == BELOW
+    assert all(0.015 < gap("reverse", *pair)[0] < 0.055 for pair in BELOW)
+
+
+def test_on_numbers_only_gspo_is_told_apart_and_from_four():
+    found = {pair for pair in combinations(ARMS, 2) if apart("addition", *pair)}
+    assert len(found) == 4 and all("gspo" in pair for pair in found)
+    others = [arm for arm in ARMS if arm != "gspo"]
+    means = [mean(ends("addition", arm)) for arm in others]
+    assert max(means) - min(means) < 0.006
+    assert max(abs(m) + half for m, half in (gap("addition", *p) for p in combinations(others, 2))) < 0.02
+    assert all(0.005 < gap("addition", arm, "gspo")[0] < 0.02 for arm in others)
+    assert not apart("addition", "reinforce", "grpo"), "what the protocol expected is not shown there"
+
+
+def test_no_run_collapsed_and_large_rates_fall_below_the_checkpoint_on_numbers():
+    for task in TASKS:
+        assert min(success for arm in ARMS for success in ends(task, arm)) > MADE[f"checkpoint_{task}"]
+    for arm in ARMS:
+        fast = [float(r["success"]) for r in part("tuning", "addition", arm) if float(r["rate"]) == 2e-4]
+        assert mean(fast) < MADE["checkpoint_addition"]
+
+
+def test_without_negative_advantages_grpo_gains_most_of_what_it_lacked():
+    narrow = 2.6850108  # Student's t with 9 degrees of freedom at 1 - 0.05 / 2 / 2
+    found = {}
+    for arm in ("grpo", "reinforce"):
+        pairs = zip(ends("reverse", "grpo_positive", "why"), ends("reverse", arm), strict=True)
+        values = [x - y for x, y in pairs]
+        found[arm] = mean(values), narrow * stdev(values) / math.sqrt(10)
+    assert found["grpo"][0] - found["grpo"][1] > 0.05 and 0.08 < found["grpo"][0] < 0.12
+    assert abs(found["reinforce"][0]) < found["reinforce"][1]
+
+
+def test_nearly_half_of_gspo_s_updates_were_out_of_its_bounds():
+    for task in TASKS:
+        assert 0.4 < mean(float(row["clipped"]) for row in part("compared", task, "gspo")) < 0.5
 
 
 def test_the_table_that_is_stored_is_what_plain_python_makes_of_the_log():
