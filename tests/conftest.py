@@ -33,8 +33,14 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """The file that takes longest begins first; it has few tests."""
-    items.sort(key=lambda item: item.path.name != "test_clean_shell.py")
+    """The longest file begins first, then all with slow tests, then the chapters; quick files fill the gaps."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def turn(item) -> int:
+        chapter = item.path.suffix == ".ipynb"
+        return 0 if item.path.name == "test_clean_shell.py" else 1 if item.path in slow else 3 - chapter
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
@@ -89,18 +95,32 @@ def visit(browser, address):
     contexts = []
 
     def go(name: str, theme: str = "light", size: dict = pagecheck.WIDE, answers: str = "shown"):
-        context = browser.new_context(viewport=size, color_scheme=theme)
+        context, page = opened(browser, address, name, theme, size, answers)
         contexts.append(context)
-        if answers == "shown":
-            context.add_init_script("localStorage.setItem('nanogrpo.answers', 'shown')")
-        page = context.new_page()
-        pagecheck.watch(page, address)
-        page.goto(f"{address}{name}.html", wait_until="networkidle")
         return page
 
     yield go
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="module")
+def seen(browser, address, request):
+    """A page as (name, theme) is first seen; tests that only look at it share the visit."""
+    context, page = opened(browser, address, *request.param)
+    yield page
+    context.close()
+
+
+def opened(browser, address, name, theme="light", size=pagecheck.WIDE, answers="shown"):
+    """A fresh context of the browser, and in it a page of the book."""
+    context = browser.new_context(viewport=size, color_scheme=theme)
+    if answers == "shown":
+        context.add_init_script("localStorage.setItem('nanogrpo.answers', 'shown')")
+    page = context.new_page()
+    pagecheck.watch(page, address)
+    page.goto(f"{address}{name}.html", wait_until="networkidle")
+    return context, page
 
 
 def pytest_unconfigure(config):
