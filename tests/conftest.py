@@ -33,7 +33,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file begins first, then all with slow tests, then the chapters; quick files fill the gaps."""
+    """The longest file first, then those with slow tests, then chapters; quick files fill the gaps."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
     def turn(item) -> int:
