@@ -60,7 +60,7 @@ def examine(piece: Piece, root: Path = ROOT) -> Finding:
         process = _context().Process(target=exec, args=(_RUN, names))
         process.start()
         process.join()
-        if process.exitcode not in (0, 1):
+        if process.exitcode not in (0, 1) or not report.exists():
             raise MuseumError(f"piece {piece.name!r}: pytest could not run\n{log.read_text()[-4000:]}")
         return _finding(piece, report)
 
@@ -85,6 +85,8 @@ os.chdir(folder)
 os.environ |= {"PYTHONPATH": folder, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
 sys.dont_write_bytecode = True
 sys.path.insert(0, folder)
+for name in [name for name in sys.modules if name.split(".")[0] == "nanogrpo"]:
+    del sys.modules[name]  # a script that asked for this may have brought it along
 import nanogrpo, pytest, torch
 torch.set_num_threads(1)
 assert nanogrpo.__file__.startswith(folder), f"testing {nanogrpo.__file__}, not the copy"
