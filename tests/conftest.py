@@ -128,6 +128,14 @@ def seen(browser, address, request):
     context.close()
 
 
+@pytest.fixture(scope="module")
+def held(browser, address, request):
+    """The same of a page on a phone."""
+    context, page = opened(browser, address, request.param, size=pagecheck.PHONE)
+    yield page
+    context.close()
+
+
 def opened(browser, address, name, theme="light", size=pagecheck.WIDE, answers="shown"):
     """A fresh context of the browser, and in it a page of the book."""
     context = browser.new_context(viewport=size, color_scheme=theme)

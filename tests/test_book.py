@@ -26,6 +26,7 @@ per_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.st
 LIGHT, DARK = ([pytest.param((name, theme), id=f"{name}-{theme}") for name in PAGES] for theme in THEMES)
 # One visit for all tests that ask for the same: pytest orders them by page. What changes the page comes last.
 in_both_themes = pytest.mark.parametrize("seen", [*LIGHT, *DARK], indirect=True, scope="module")
+on_a_phone = pytest.mark.parametrize("held", PAGES, indirect=True, scope="module")
 in_daylight = pytest.mark.parametrize("seen", LIGHT, indirect=True, scope="module")
 
 
@@ -105,10 +106,9 @@ def test_a_page_is_whole_without_the_network(seen):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_a_phone(visit, name):
-    page = visit(name, size=PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], (
+@on_a_phone
+def test_a_page_fits_a_phone(held):
+    assert held.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], (
         "the page scrolls sideways"
     )
 
@@ -239,10 +239,11 @@ FUSED = """() => [...document.querySelectorAll("table.dataframe")].flatMap((tabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_in_the_reader_s_hand(visit, name):
+@on_a_phone
+def test_a_page_in_the_reader_s_hand(held):
     """At 1280 px and on paper no code is cut off; on a phone tables are apart; nothing is raw."""
-    page = visit(name, size={"width": 1280, "height": 900})
+    page = held
+    page.set_viewport_size({"width": 1280, "height": 900})
     assert RAW.findall(page.evaluate(TEXT)) == []
     assert page.evaluate(OVERFLOW) == [], "code that runs off its box"
     page.emulate_media(media="print")

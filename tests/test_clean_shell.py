@@ -26,9 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 URL = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["Repository"]
 SYSTEM = "/usr/bin:/bin"
 # What `make test` takes of all the tests: those of one small file.
-FEW = (
-    "-k test_tokenizer --ignore=nanogrpo --ignore-glob=tests/test_[!t]*.py --ignore-glob=tests/test_t[!o]*.py"
-)
+FEW = "-n 1 -k test_tokenizer --ignore=nanogrpo "
+FEW += "--ignore-glob=tests/test_[!t]*.py --ignore-glob=tests/test_t[!o]*.py"
 # A word of a block -> what it must leave behind in the clone.
 LEAVES = {
     "git clone": "_build/html/index.html",
