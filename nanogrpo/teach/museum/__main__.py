@@ -66,7 +66,7 @@ def examine(piece: Piece, root: Path = ROOT) -> Finding:
 
 
 @functools.cache
-def _context() -> multiprocessing.context.BaseContext:
+def _context() -> multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext:
     """How processes start: where the system can, as forks of one that has imported what takes seconds."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
