@@ -91,18 +91,21 @@ tools:
 
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
 # Two workers with one thread each; a file, or a chapter, stays with one worker.
+TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
+  --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
 test: lint fonts
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
-	  --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(TESTS)
 
 # The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
-# by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two.
+# by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two. What computes nothing is
+# left out, and the last lines say what that was (tests/conftest.py).
 FOREIGN_SEED ?= 1
 FOREIGN = FOREIGN_SEED=$(FOREIGN_SEED) PYTHONPATH=$(abspath tests/foreign) ATEN_CPU_CAPABILITY=default \
   MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
 test-foreign: $(STAMP)
-	+$(FOREIGN) $(MAKE) --no-print-directory test
+	$(FOREIGN) OMP_NUM_THREADS=1 $(TESTS)
 	$(FOREIGN) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests nanogrpo $(PYTEST_ARGS)
+	@echo "Neither was the style checked, which has no numbers: make lint"
 
 # Mistakes, one by one, in copies of the package: which cell of which chapter turns red? WORDS="k3 clip" for some.
 planted: $(STAMP)

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -122,23 +123,39 @@ BY_NAME = {fault.name: fault for fault in (*PIECES, *OWN)}
 HARMLESS = own("harmless", "kl.py", "return torch.expm1(delta) - delta", "return -delta + torch.expm1(delta)")
 
 
+# The first line of a copy's first cell; a kernel finds packages in its own folder first.
+COPY = 'assert __import__("nanogrpo").__file__.startswith(__import__("os").getcwd()), "not the copy"\n'
+
+
 def red(fault, chapter, cells=None):
     """What nbval says of a chapter's first code cells on a package with a fault; '' if all is green."""
+    return reds([(fault, chapter, cells)])[0]
+
+
+def reds(jobs):
+    """The same of many (fault, chapter, cells), by one run of pytest; each has a package and a kernel."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
+        copy = Path(folder).resolve()
         unwanted = shutil.ignore_patterns("__pycache__", "vendor")
-        for part in ("nanogrpo", "tests", "book/_ext"):
+        for part in ("tests", "book/_ext"):
             shutil.copytree(ROOT / part, copy / part, ignore=unwanted)
         for part in ("book/conftest.py", "pyproject.toml"):
             shutil.copy(ROOT / part, copy / part)
-        os.symlink(ROOT / "book" / "studies", copy / "book" / "studies")
-        victim = copy / "nanogrpo" / fault.file
-        victim.write_text(planted(victim.read_text(encoding="utf-8"), fault), encoding="utf-8")
-        notebook = start_of(chapter, cells)
-        for cell in filter(shows_source, notebook.cells):  # results must give it away, not the text
-            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "nbval-ignore-output"]
-        nbformat.write(notebook, copy / "book" / f"{chapter}.ipynb")
-        return said(copy, chapter)
+        paths = []
+        for number, (fault, chapter, cells) in enumerate(jobs):
+            home = copy / "book" / f"fault{number}"
+            shutil.copytree(ROOT / "nanogrpo", home / "nanogrpo", ignore=unwanted)
+            os.symlink(ROOT / "book" / "studies", home / "studies")
+            victim = home / "nanogrpo" / fault.file
+            victim.write_text(planted(victim.read_text(encoding="utf-8"), fault), encoding="utf-8")
+            notebook = start_of(chapter, cells)
+            for cell in filter(shows_source, notebook.cells):  # results must give it away, not the text
+                cell.metadata["tags"] = [*cell.metadata.get("tags", []), "nbval-ignore-output"]
+            first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+            first.source = COPY + first.source
+            nbformat.write(notebook, home / f"{chapter}.ipynb")
+            paths.append(f"book/fault{number}/{chapter}.ipynb")
+        return said(copy, paths)
 
 
 def start_of(chapter, cells=None):
@@ -154,24 +171,37 @@ def shows_source(cell):
     return any("text/markdown" in output.get("data", ()) for output in cell.get("outputs", ()))
 
 
-def said(copy, chapter):
-    """The failure in short: the cell and the reason."""
-    paths = [str(copy), os.environ.get("PYTHONPATH", "")]
-    settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONDONTWRITEBYTECODE": "1"}
-    flags = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "3000", "-x", "-q", "--color=no"]
+def said(copy, paths):
+    """The failure of each chapter in short: the first red cell and the reason."""
+    flags = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "3000", "-q", "--color=no"]
+    flags += ["--nbval-kernel-startup-timeout", "900"]
     flags += ["-p", "no:cacheprovider", "-p", "no:xdist", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg"]
+    flags += [f"--junitxml={copy / 'report.xml'}", *["-x"] * (len(paths) == 1)]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", *flags, f"book/{chapter}.ipynb"],
-        cwd=copy, env=os.environ | settings, capture_output=True, text=True,
+        [sys.executable, "-m", "pytest", *flags, *paths],
+        cwd=copy, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, capture_output=True, text=True,
     )  # fmt: skip
-    if run.returncode == 0:
-        return ""
-    output = re.sub(r"\x1b\[[\d;]*m", "", run.stdout)
+    if run.returncode not in (0, 1):
+        raise RuntimeError(f"nbval could not run {paths}\n{run.stdout[-3000:]}{run.stderr[-2000:]}")
+    found = {path: "" for path in paths}
+    cases = list(ElementTree.parse(copy / "report.xml").iter("testcase"))
+    for path in paths:
+        name = path.replace("/", ".")
+        mine = [case for case in cases if case.get("classname") == name]
+        assert mine, f"no cell of {path} was run: {run.stdout[-3000:]}"
+        failures = [part.text for case in mine for part in (*case.findall("failure"), *case.findall("error"))]
+        found[path] = in_short(path, failures[0]) if failures else ""
+    return list(found.values())
+
+
+def in_short(path, failure):
+    """The cell and the reason, from what nbval says of it."""
+    output = re.sub(r"\x1b\[[\d;]*m|#x1B\[[\d;]*m", "", failure)
     red_cell = r"^Cell (\d+): (Cell outputs differ|Cell execution caused an exception)"
     cell = re.search(red_cell, output, re.MULTILINE)
     # Red for another reason than the one that is looked for: the museum plants, too, and finds its text gone.
-    if not cell or "FaultError" in output:
-        raise RuntimeError(f"nbval could not run {chapter}\n{output[-3000:]}{run.stderr[-2000:]}")
+    if not cell or "FaultError" in output or "not the copy" in output.split("Traceback:")[-1]:
+        raise RuntimeError(f"nbval could not run {path}\n{output[-3000:]}")
     lines = [line.strip() for line in output.split("Traceback:")[-1].splitlines() if line.strip()]
     wrong = [line for line in lines if re.match(r"\w*(Error|Failed)\b|text/|stdout", line)]
     return f"cell {cell[1]}: {(wrong or lines)[-1]}"

@@ -23,6 +23,11 @@ TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = re.findall(r"'(?:root|file)': '([^']+)'", str(TOC))
 
 per_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+LIGHT, DARK = ([pytest.param((name, theme), id=f"{name}-{theme}") for name in PAGES] for theme in THEMES)
+# One visit for all tests that ask for the same: pytest orders them by page. What changes the page comes last.
+in_both_themes = pytest.mark.parametrize("seen", [*LIGHT, *DARK], indirect=True, scope="module")
+on_a_phone = pytest.mark.parametrize("held", PAGES, indirect=True, scope="module")
+in_daylight = pytest.mark.parametrize("seen", LIGHT, indirect=True, scope="module")
 
 
 @per_chapter
@@ -88,10 +93,9 @@ CONTRAST = """() => {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_whole_without_the_network(visit, name, theme):
-    page = visit(name, theme)
+@in_both_themes
+def test_a_page_is_whole_without_the_network(seen):
+    page = seen
     page.wait_for_function(TYPESET)
     assert page.locator(".katex-error").count() == 0, "a formula has an error"
     images = page.evaluate("() => [...document.images].map(i => [i.src, i.alt, i.naturalWidth])")
@@ -102,10 +106,9 @@ def test_a_page_is_whole_without_the_network(visit, name, theme):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_fits_a_phone(visit, name):
-    page = visit(name, size=PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], (
+@on_a_phone
+def test_a_page_fits_a_phone(held):
+    assert held.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], (
         "the page scrolls sideways"
     )
 
@@ -151,22 +154,10 @@ def test_the_quickstart_shows_its_plot_and_its_table(visit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_accessible(visit, axe, name, theme):
-    page = visit(name, theme)
-    page.wait_for_function(TYPESET)
-    page.evaluate("document.querySelectorAll('details').forEach(e => (e.open = true))")
-    page.evaluate("document.getAnimations().forEach(a => a.effect.getTiming().iterations < 99 && a.finish())")
-    page.evaluate(axe)
-    assert page.evaluate(CHECK) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_with_all_that_it_loads_is_light(visit, name):
+@in_daylight
+def test_a_page_with_all_that_it_loads_is_light(seen):
     """At most 1.5 MB, where text travels compressed, as a server sends it, and the rest as it is."""
-    page = visit(name)
+    page = seen
     page.wait_for_function(TYPESET)
     weights = {}
     for answer in page.answers:
@@ -175,6 +166,17 @@ def test_a_page_with_all_that_it_loads_is_light(visit, name):
             text = re.search("text|javascript|json|svg|xml", kind)
             weights[answer.url.rsplit("/", 1)[1]] = len(gzip.compress(body, 6) if text else body)
     assert sum(weights.values()) <= 1.5e6, sorted(weights.items(), key=lambda item: -item[1])[:8]
+
+
+@pytest.mark.slow
+@in_both_themes
+def test_a_page_is_accessible(seen, axe):
+    page = seen
+    page.wait_for_function(TYPESET)
+    page.evaluate("document.querySelectorAll('details').forEach(e => (e.open = true))")
+    page.evaluate("document.getAnimations().forEach(a => a.effect.getTiming().iterations < 99 && a.finish())")
+    page.evaluate(axe)
+    assert page.evaluate(CHECK) == []
 
 
 @per_chapter
@@ -237,10 +239,11 @@ FUSED = """() => [...document.querySelectorAll("table.dataframe")].flatMap((tabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_in_the_reader_s_hand(visit, name):
+@on_a_phone
+def test_a_page_in_the_reader_s_hand(held):
     """At 1280 px and on paper no code is cut off; on a phone tables are apart; nothing is raw."""
-    page = visit(name, size={"width": 1280, "height": 900})
+    page = held
+    page.set_viewport_size({"width": 1280, "height": 900})
     assert RAW.findall(page.evaluate(TEXT)) == []
     assert page.evaluate(OVERFLOW) == [], "code that runs off its box"
     page.emulate_media(media="print")

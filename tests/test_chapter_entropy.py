@@ -68,6 +68,7 @@ def test_with_two_tokens_the_proxy_would_not_have_misled(gauges):
     assert proxies(65).max() > 3 * proxies(65)[0]
 
 
+@pytest.mark.slow
 def test_the_run_collapses_and_the_proxy_warns_late_or_never(trained):
     alarm = trained["alarm"]
     assert len(trained["runs"]) == 5

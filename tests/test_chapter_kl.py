@@ -90,6 +90,7 @@ def test_of_two_tokens_only_k1_in_the_reward_is_exact():
     assert min(missed.values()) > 0.05
 
 
+@pytest.mark.slow
 def test_k1_in_the_loss_raises_the_kl_more_with_more_passes(drifts):
     ends = {passes: drifts["k1", passes][:, -1] for passes in (1, 2, 4)}
     assert len(ends[1]) == 20 and ends[1].min() > 0

@@ -45,6 +45,7 @@ def test_no_batch_is_older_than_the_sampler_is_ahead_and_no_engine_does_two_thin
         assert age == n - sum(row[3] <= begin for row in rows[:n])
 
 
+@pytest.mark.slow
 def test_a_correction_is_judged_as_the_microscope_judges_the_trainer_s_own_loss(text, climbers):
     """Its mean and its noise, for the options of the config that have the same name."""
     options = {

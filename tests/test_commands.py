@@ -603,6 +603,7 @@ def wait_for(path, process):
 LONG = [*GRPO[:-2], "--out", "long", "--max-steps", "1000000"]
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_whatever_it_wants():
     process = start(*LONG)
     try:
@@ -622,6 +623,7 @@ def test_a_second_process_is_refused_whatever_it_wants():
     main(["grpo", "--resume", "--out", "long", "--max-steps", str(len(steps) + 1), "--device", "cpu"])
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_run_is_taken_over(capsys):
     process = start(*LONG)
     wait_for("long/metrics.csv", process)

@@ -90,6 +90,7 @@ def test_all_chapters_are_run_but_those_that_need_the_corpus(desk):
     assert nbformat.read(desk / "book/none.ipynb", as_version=4).cells[1].outputs[0].text == "1115394\n"
 
 
+@pytest.mark.slow
 def test_a_chapter_named_by_hand_is_run_and_its_error_is_told(desk):
     code, printed = run(desk, "book/_ext/execute.py", "book/call.ipynb", "--output", "copy.ipynb")
     assert code == 1 and "CorpusError" in printed

@@ -164,6 +164,7 @@ VALUES = st.one_of(
 NAMES = st.sampled_from([*METRICS, "step", "epoch", "rewards/a/mean", "train/reward", "clip_ratio", ""])
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(NAMES, VALUES, max_size=6), max_size=5))
 def test_any_history_is_read_or_refused_with_a_typed_error(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "trainer_state.json"

@@ -57,6 +57,7 @@ def gradient_step(model, rollout, advantages, config):
     return update(batch, loss, [AdamW(model.parameters(), 0.0)], config, "a test", ["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_learns_to_write_what_is_rewarded(seed):
     config = GRPOConfig(

@@ -32,7 +32,7 @@ HIDDEN = re.compile(r"### BEGIN HIDDEN TESTS\n(.*?)### END HIDDEN TESTS", re.DOT
 HEADING = re.compile(r"^## .*?\((?:(\d+) points, )?(\d+) minutes\)$", re.MULTILINE)
 
 each_lab = pytest.mark.parametrize("lab", SOURCES)
-TRAINS = "lab5"  # whose cells train for half a minute
+TRAIN = ("lab2", "lab5", "lab6")  # whose cells train for ten seconds, or thirty
 
 
 def answers(lab):
@@ -201,14 +201,16 @@ def test_hidden_tests_draw_fresh_numbers(lab):
 
 
 @pytest.mark.parametrize(
-    "lab", [pytest.param(lab, marks=[pytest.mark.slow] * (lab == TRAINS)) for lab in SOURCES]
+    "lab", [pytest.param(lab, marks=[pytest.mark.slow] * (lab in TRAIN)) for lab in SOURCES]
 )
 def test_the_solution_passes_in_process(lab):
     for cell, error in run_all(SOURCES[lab].cells):
         assert error is None, f"{cell.source}\n{error!r}"
 
 
-@each_lab
+@pytest.mark.parametrize(
+    "lab", [pytest.param(lab, marks=[pytest.mark.slow] * (lab in TRAIN)) for lab in SOURCES]
+)
 def test_an_unanswered_lab_fails_at_its_own_steps_and_says_so(lab):
     for cell, error in run_all(graded_as(release.read(LABS / f"{lab}.ipynb"), SOURCES[lab])):
         if is_test(cell):

@@ -90,6 +90,7 @@ def compared(runs: list[list[dict]], effect: dict) -> list[tuple[float, float]]:
     return [(late(a, metric), late(b, metric)) for a, b in zip(runs[::2], runs[1::2], strict=True)]
 
 
+@pytest.mark.slow
 @needs_node()
 def test_the_mean_over_each_answer_makes_tokens_of_long_answers_light(tmp_path):
     results = in_node(tmp_path, WEIGHTS, cases(PRESETS["length"], 1))

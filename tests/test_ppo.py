@@ -110,6 +110,7 @@ def moved(model, size=0.05, seed=3):
 # What a step does
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "kind"), [(0, "separate"), (1, "separate"), (2, "separate"), (0, "head")])
 def test_it_learns_to_write_what_is_rewarded(seed, kind):
     options = config(group_size=8, max_steps=50, seed=seed, critic=kind)
@@ -117,6 +118,7 @@ def test_it_learns_to_write_what_is_rewarded(seed, kind):
     assert metrics[0]["reward"] < 0.45 and metrics[-1]["reward"] > 0.9
 
 
+@pytest.mark.slow
 def test_without_groups_it_learns_as_well():
     metrics = run(config=config(group_size=1, prompts_per_step=24, max_steps=50), rows=ROWS * 6)
     assert metrics[0]["reward"] < 0.45 and metrics[-1]["reward"] > 0.9
@@ -472,6 +474,7 @@ def test_with_nothing_to_earn_the_entropy_bonus_makes_the_policy_more_random():
     assert metrics[-1]["entropy"] == pytest.approx(math.log(4), abs=0.1)
 
 
+@pytest.mark.slow
 def test_with_nothing_to_earn_the_kl_penalty_pulls_the_policy_to_its_reference():
     options = config(group_size=8, beta=1.0, lam=1.0, max_steps=40)
     metrics = run(reward=constant, config=options, reference=policy(seed=1))

@@ -11,9 +11,10 @@ A piece that no test catches, or whose text is no longer in the package, makes t
 from __future__ import annotations
 
 import argparse
+import functools
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -54,31 +55,42 @@ def examine(piece: Piece, root: Path = ROOT) -> Finding:
         shutil.copy(root / "pyproject.toml", copy)
         victim = copy / "nanogrpo" / piece.file
         victim.write_text(planted(victim.read_text(encoding="utf-8"), piece), encoding="utf-8")
-        settings = {
-            "PYTHONPATH": folder,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # none is needed, and loading them doubles the time
-            "OMP_NUM_THREADS": "1",
-        }
-        run = subprocess.run(
-            [sys.executable, "-c", _RUN, folder, f"tests/{piece.tests}", f"--junitxml={report}"],
-            cwd=copy,
-            env={**os.environ, **settings},
-            capture_output=True,
-            text=True,
-        )
-        if run.returncode not in (0, 1):
-            raise MuseumError(
-                f"piece {piece.name!r}: pytest could not run\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
-            )
+        log = Path(folder) / "log.txt"
+        names = {"folder": folder, "tests": f"tests/{piece.tests}", "report": str(report), "log": str(log)}
+        process = _context().Process(target=exec, args=(_RUN, names))
+        process.start()
+        process.join()
+        if process.exitcode not in (0, 1) or not report.exists():
+            raise MuseumError(f"piece {piece.name!r}: pytest could not run\n{log.read_text()[-4000:]}")
         return _finding(piece, report)
 
 
-# Checks first that the copy is what will be tested, and not the installed package.
+@functools.cache
+def _context() -> multiprocessing.context.SpawnContext | multiprocessing.context.ForkServerContext:
+    """How processes start: where the system can, as forks of one that has imported what takes seconds."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pytest", "hypothesis"])
+    return context
+
+
+# Checks first that the copy is what will be tested, and not the installed package. No plugin of pytest is
+# needed, and loading them doubles the time.
 _RUN = """
-import sys, nanogrpo, pytest
-assert nanogrpo.__file__.startswith(sys.argv[1]), f"testing {nanogrpo.__file__}, not the copy"
-sys.exit(pytest.main([sys.argv[2], "-x", "-q", "-p", "no:cacheprovider", sys.argv[3]]))
+import os, sys
+for number in (1, 2):
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+os.chdir(folder)
+os.environ |= {"PYTHONPATH": folder, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "OMP_NUM_THREADS": "1"}
+sys.dont_write_bytecode = True
+sys.path.insert(0, folder)
+for name in [name for name in sys.modules if name.split(".")[0] == "nanogrpo"]:
+    del sys.modules[name]  # a script that asked for this may have brought it along
+import nanogrpo, pytest, torch
+torch.set_num_threads(1)
+assert nanogrpo.__file__.startswith(folder), f"testing {nanogrpo.__file__}, not the copy"
+sys.exit(int(pytest.main([tests, "-x", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"])))
 """
 
 
