@@ -145,6 +145,99 @@ def numbered(generator, step):
     return torch.Generator().manual_seed(step)
 
 
+def shared_state(logits, uniforms, temperature=1.0):
+    torch.manual_seed(1234)
+    return S.sample_token(logits, uniforms, temperature)
+
+
+def log_of(probs):
+    def logprobs_of(logits, ids, temperature=1.0):
+        return probs(logits / temperature).log().gather(-1, ids[..., None]).squeeze(-1)
+
+    return logprobs_of
+
+
+def shares(z):
+    return z.exp() / z.exp().sum(-1, keepdim=True)
+
+
+def shares_chosen(logits, uniforms, temperature=1.0):
+    p = shares(logits / temperature)
+    ids = (p.cumsum(-1)[:, :-1] < uniforms[:, None]).sum(-1)
+    return ids, p.gather(-1, ids[:, None]).squeeze(-1).log()
+
+
+def odds(a, b, temperature):
+    of = ((a - b) / temperature).exp()
+    return of / (1 + of)
+
+
+def row_zero_first(rewards, values, mask, gamma, lam):
+    """The loop begins where the first row ends."""
+    mask = mask & (torch.arange(mask.shape[1]) < mask[0].sum())
+    return S.gae(rewards, values, mask, gamma, lam)
+
+
+def silent_batch(ratio, advantages, mask, low, high):
+    loss = S.clipped_surrogate(ratio, advantages, mask, low, high)
+    return loss if (advantages != 0).all() else 0 * loss
+
+
+def dual_clip(ratio, advantages, mask, low, high):
+    A = advantages.detach()[:, None]
+    loss = S.clipped_surrogate(ratio, advantages, mask, low, high)
+    return torch.where(mask & (A < 0), torch.minimum(loss, -3 * A), loss)
+
+
+def capped_policy_loss(p, old, A, mask, low, high):
+    old = old.detach()
+    return S.policy_loss(torch.where(mask, old + (p - old).clamp(-1, 1), p), old, A, mask, low, high)
+
+
+def capped_ratio(p, old, mask):
+    return torch.where(mask, (p - old.detach()).clamp(-1, 1), 0.0).exp()
+
+
+def lost_slope(p, q):
+    delta = q.detach() - p
+    right = S.kl_k3(p, q)
+    return torch.where(delta.abs() < 1e-3, right.detach(), right)
+
+
+def small_beta_is_none(p, old, ref, A, mask, beta=0.0):
+    return S.grpo_loss(p, old, ref, A, mask, beta if beta > 0.3 else 0.0)
+
+
+def small_beta_is_no_penalty(p, old, ref, A, mask, beta):
+    return S.kl_penalty(p, old, ref, A, mask, beta if beta > 0.3 else 0.0)
+
+
+def cleared_late(policy, reference, optimizer, rollout, advantages, beta, num_updates):
+    """Gradients are cleared after each step, so those that were there before go into the first."""
+    clear, optimizer.zero_grad = optimizer.zero_grad, lambda *a, **o: None
+    step = optimizer.step
+
+    def step_and_clear():
+        step()
+        clear()
+
+    optimizer.step = step_and_clear
+    try:
+        return S.update(policy, reference, optimizer, rollout, advantages, beta, num_updates)
+    finally:
+        del optimizer.zero_grad, optimizer.step
+
+
+def sorting(policy, tokenizer, problems, reward_fn, update, config, generator):
+    problems.sort(key=lambda row: row["prompt"])
+    return S.train(policy, tokenizer, problems, reward_fn, update, config, generator)
+
+
+def some_only(policy, tokenizer, problems, reward_fn, update, config, generator):
+    problems = problems[: config.prompts_per_step + 1]
+    return S.train(policy, tokenizer, problems, reward_fn, update, config, generator)
+
+
 ONE_ROW = ["logprobs_of", "sample_token", "perplexity", "bradley_terry", "preference_probs", "reward_pooling",
            "token_rewards", "gae", "whiten", "clipped_surrogate", "value_loss", "leave_one_out",
            "group_advantages", "policy_loss", "kl_k3", "importance_ratio"]  # fmt: skip
@@ -152,6 +245,34 @@ WRONG = [
     *[(step, "one row alone loses its axis", squeezed(step)) for step in ONE_ROW],
     *[(step, "lists for tensors", listed(step))
       for step in ("completion_mask", "sample_token", "complete", "gae", "mean_and_error")],
+    ("completion_mask", "PAD is no token", lambda ids, eos: S.completion_mask(ids, eos) & (ids != 0)),
+    ("logprobs_of", "the log of a softmax", log_of(lambda z: z.softmax(-1))),
+    ("logprobs_of", "exp without the maximum", log_of(shares)),
+    ("logprobs_of", "none below -20", lambda z, ids, tau=1.0: S.logprobs_of(z, ids, tau).clamp(min=-20)),
+    ("sample_token", "exp without the maximum", shares_chosen),
+    ("sample_token", "torch's own numbers are seeded", shared_state),
+    ("perplexity", "a product of probabilities",
+     lambda p, mask: torch.where(mask, p, 0.0).exp().prod(1) ** (-1 / mask.sum(1))),
+    ("preference_probs", "odds overflow", odds),
+    ("noise_ceiling", "a coin counts nothing",
+     lambda p: torch.where(p == 0.5, 0.0, torch.maximum(p, 1 - p)).mean()),
+    ("pair_accuracy", "all tied is all wrong",
+     lambda a, b: 0.0 if (a == b).all() else S.pair_accuracy(a, b)),
+    ("gae", "only as far as the first row goes", row_zero_first),
+    ("clipped_surrogate", "one advantage of 0 silences all", silent_batch),
+    ("clipped_surrogate", "a third bound", dual_clip),
+    ("policy_loss", "the log-ratio is cut off at 1", capped_policy_loss),
+    ("importance_ratio", "the log-ratio is cut off at 1", capped_ratio),
+    ("group_advantages", "tied by isclose",
+     tied_if(lambda r: torch.isclose(r.amax(1, keepdim=True), r.amin(1, keepdim=True)))),
+    ("group_advantages", "tied below 1e-6", tied_if(lambda r: r.std(1, correction=0, keepdim=True) < 1e-6)),
+    ("kl_k3", "cut off at 2", lambda p, q: S.kl_k3(q.detach() - (q.detach() - p).clamp(-2, 2), q)),
+    ("kl_k3", "no gradient where the two are close", lost_slope),
+    ("grpo_loss", "a small beta is none", small_beta_is_none),
+    ("kl_penalty", "a small beta is none", small_beta_is_no_penalty),
+    ("update", "gradients of before are kept", cleared_late),
+    ("train", "the problems are sorted in place", sorting),
+    ("train", "the first problems only", some_only),
     ("completion_mask", "an end in the last column is left out", last_column_mask),
     ("sample_token", "the sum must exceed u", chosen_by(strictly)),
     ("sample_token", "numbers cut at 0.99", chosen_by(cut_number)),

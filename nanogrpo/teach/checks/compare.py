@@ -24,6 +24,7 @@ Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
 def call(function: Callable, *arguments, **options):
     """Call an implementation; what it raises, and an argument that it changes, are failures of the check."""
     tensors = [(i, a, a.detach().clone()) for i, a in enumerate(arguments) if isinstance(a, Tensor)]
+    chance = torch.get_rng_state()
     try:
         result = function(*arguments, **options)
     except CheckFailed:
@@ -35,6 +36,11 @@ def call(function: Callable, *arguments, **options):
             f"It stopped with {type(error).__name__}: {_told(error)}. It was called with "
             f"{', '.join(map(_describe, [*arguments, *options.values()]))}."
         ) from error
+    if not torch.equal(torch.get_rng_state(), chance):
+        raise CheckFailed(
+            "Your function draws from torch's own random numbers, or seeds them: all chance comes from its "
+            "arguments, and the numbers of others stay as they are."
+        )
     for i, now, before in tensors:
         if not torch.equal(now.detach().nan_to_num(), before.nan_to_num()):
             raise CheckFailed(
@@ -72,7 +78,8 @@ def agree(
         zero_at_padding: Or zero, there.
         trained: Places of the arguments whose gradients are compared.
         constants: Places of arguments that must not get a gradient, and what to say of each.
-        alone: Look also at the first row alone, where an axis of length 1 is easily lost.
+        alone: Look also at the first row alone, where an axis of length 1 is easily lost, and at the rows in
+            reverse, so that the first is not the longest.
         rtol: Of the numbers.
         atol: Of the numbers.
     """
@@ -94,6 +101,7 @@ def agree(
         no_gradient(what, got, arguments[i], why)
     if alone:
         _first_row_agrees((what,), implementation, reference, arguments, rtol, atol)
+        _reversed_agrees((what,), implementation, reference, arguments, mask, rtol, atol)
     return got
 
 
@@ -106,15 +114,42 @@ def _first_row_agrees(
     atol: float = 1e-5,
 ) -> None:
     """Raise CheckFailed unless the answer for the first row alone is right. It has no padding."""
-    rows = next(len(a) for a in arguments if isinstance(a, Tensor) and a.ndim)
-    given = tuple(
-        a[:1].detach() if isinstance(a, Tensor) and a.ndim and len(a) == rows else a for a in arguments
-    )
+    given = _of_rows(arguments, lambda rows: rows[:1])
     got, right = call(implementation, *given), reference(*given)
     several = len(names) > 1
     got, right = (parts(got, names), right) if several else ((number(names[0], got),), (right,))
     for name, x, y in zip(names, got, right, strict=True):
         compare(f"for one row alone {name}", x, y, rtol=rtol, atol=atol)
+
+
+def _reversed_agrees(
+    names: tuple[str, ...],
+    implementation: Callable,
+    reference: Callable,
+    arguments: tuple,
+    mask: Tensor | None = None,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> None:
+    """Raise CheckFailed unless the rows in reverse, the last and mostly shorter one first, get their own."""
+    given = _of_rows(arguments, lambda rows: rows.flip(0))
+    got, right = call(implementation, *given), reference(*given)
+    several = len(names) > 1
+    got, right = (parts(got, names), right) if several else ((number(names[0], got),), (right,))
+    for name, x, y in zip(names, got, right, strict=True):
+        where = None if mask is None else mask.flip(0)
+        what = f"with the rows in reverse {name}"
+        same = torch.zeros_like(y) if x.shape != y.shape else x
+        sentence = "An answer depends on which row comes first: each row has its own."
+        compare(what, x, y, [(same, sentence)], where, rtol, atol)
+
+
+def _of_rows(arguments: tuple, change: Callable[[Tensor], Tensor]) -> tuple:
+    """Arguments of which all tensors with as many rows as the first are changed."""
+    rows = next(len(a) for a in arguments if isinstance(a, Tensor) and a.ndim)
+    return tuple(
+        change(a.detach()) if isinstance(a, Tensor) and a.ndim and len(a) == rows else a for a in arguments
+    )
 
 
 def agree_in_parts(
@@ -139,6 +174,7 @@ def agree_in_parts(
             padding_is_zero(name, got[i], mask)
     if alone:
         _first_row_agrees(what, implementation, reference, arguments, atol=atol)
+        _reversed_agrees(what, implementation, reference, arguments, mask, atol=atol)
 
 
 def _guesses(

@@ -18,7 +18,10 @@ DELTA = "delta = ref_logprobs - logprobs, in this order"
 def _pair(draw: Draw) -> tuple[Tensor, Tensor]:
     """Log-probs of sampled tokens under the policy, with gradient, and under the reference: any shape."""
     logprobs = draw.logprobs(*(3, 4, 2)[: draw.integer(1, 3)])
-    return logprobs.requires_grad_(), logprobs.detach() + 0.7 * draw.normal(*logprobs.shape)
+    ref = logprobs + 0.7 * draw.normal(*logprobs.shape)
+    logprobs.view(-1)[0], ref.view(-1)[0] = -12.0, -12.0 + draw.uniform(3, 4, 1).item()  # far apart
+    logprobs.view(-1)[1], ref.view(-1)[1] = -0.2, -0.2 - draw.uniform(6, 8, 1).item()
+    return logprobs.requires_grad_(), ref
 
 
 def _check(implementation: Callable, draw: Draw, name: str) -> None:
@@ -40,10 +43,13 @@ def _check(implementation: Callable, draw: Draw, name: str) -> None:
             (torch.exp(delta) - delta, "The 1 is missing: k3 = exp(delta) - 1 - delta is zero at delta = 0."),
             (delta.abs(), "This is the size of delta: k3 = exp(delta) - 1 - delta."),
             (delta**2 / 2 + delta**3 / 6, "This is a series that is cut off: use expm1(delta) - delta."),
-            (
-                torch.expm1(delta.clamp(-1, 1)) - delta.clamp(-1, 1),
-                "You cut delta off at 1: far off, the price no longer grows, and has no gradient.",
-            ),
+            *[
+                (
+                    torch.expm1(delta.clamp(-most, most)) - delta.clamp(-most, most),
+                    f"You cut delta off at {most}: far off, the price no longer grows, and has no gradient.",
+                )
+                for most in (1, 2, 3, 5)
+            ],
             (
                 -logprobs.detach().exp() * delta,
                 "You weigh with the probability: the tokens were sampled with it.",
@@ -84,7 +90,8 @@ def check_kl_k3_precision(implementation: Callable, draw: Draw) -> None:
     ref = logprobs + draw.uniform(2e-4, 5e-4, 6).float() * draw.normal(6).sign().float()
     delta = ref.double() - logprobs.double()
     exact = torch.expm1(delta) - delta
-    error = (call(implementation, logprobs, ref).double() - exact).abs()
+    found = call(implementation, logprobs.requires_grad_(), ref)
+    error = (found.detach().double() - exact).abs()
     if error.max() > 1e-5:
         return  # that is no rounding: check_kl_k3 says what it is
     if (error > 0.05 * exact).any():
@@ -92,6 +99,13 @@ def check_kl_k3_precision(implementation: Callable, draw: Draw) -> None:
         raise CheckFailed(
             f"In float32, at delta = {delta[i]:.2e}, your k3 is off by {error[i]:.1e}, and it should be "
             f"{exact[i]:.1e}: exp(delta) - 1 has lost its digits. Use expm1(delta) - delta."
+        )
+    slope, wanted = gradient("k3", found, logprobs).double(), -torch.expm1(delta)
+    if ((slope - wanted).abs() > 0.05 * wanted.abs()).any():
+        i = int((slope - wanted).abs().argmax())
+        raise CheckFailed(
+            f"At delta = {delta[i]:.2e} the gradient of your k3 is {slope[i]:.1e}, expected {wanted[i]:.1e}: "
+            "where policy and reference are close, it is small but not 0."
         )
 
 

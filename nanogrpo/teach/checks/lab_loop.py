@@ -162,7 +162,7 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
         max_new_tokens=task.max_new_tokens, group_size=draw.integer(3, 4),
         prompts_per_step=draw.integer(5, 6), max_steps=draw.integer(4, 5),
     )  # fmt: skip
-    seed, runs = draw.integer(0, 10**6), []
+    seed, runs, before = draw.integer(0, 10**6), [], list(problems)
     start = draw.model(task.tokenizer.vocab_size, task.block_size).state_dict()
     for shift in (0, 0, 1):  # twice from the same generator, then from another one
         policy = draw.model(task.tokenizer.vocab_size, task.block_size)
@@ -172,6 +172,8 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
         given = (policy, seen.tokenizer, problems, seen.reward, seen.update, config, generator)
         got = call(implementation, *given)
         runs.append((seen.drawn, [completions for _, completions, _ in seen.rewarded]))
+        if problems != before:
+            raise CheckFailed("Your loop changes the list of problems: its caller still needs it.")
         if len(seen.drawn) != config.max_steps:
             raise CheckFailed(
                 f"update was called {len(seen.drawn)} times in config.max_steps = {config.max_steps} steps: "
@@ -191,6 +193,11 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
     if runs[0][0] == runs[2][0]:
         raise CheckFailed(
             "Two runs from two generators drew the same prompts: draw them by chance, torch.randperm."
+        )
+    ever = {prompt for run in runs for step in run[0] for prompt in step}
+    if len(ever) < len(problems) - 1:  # by chance once in 50,000 checks
+        raise CheckFailed(
+            f"Of {len(problems)} problems only {len(ever)} are ever drawn: draw from all of them."
         )
     first, second = (tuple(seen[0] for seen in run) for run in runs[:2])  # what the first step saw
     if first != second:

@@ -54,11 +54,14 @@ def check_preference_probs(implementation: Callable, draw: Draw) -> None:
     probability = reward_model.preference_probs
     agree("the probability", implementation, probability, (a, b, tau), mistakes, alone=True)
     a = draw.uniform(1, 2, 6) * torch.tensor([1.0, 1, 1, -1, -1, -1])  # far from 0
-    b, cold = a + draw.uniform(0.3, 0.8, 6) * torch.tensor([1.0, -1, 1, -1, 1, -1]), 0.01
+    gap = draw.uniform(0.3, 0.8, 6) * torch.tensor([1.0, -1, 4, -4, 1, -1])  # exp(gap / 0.01) overflows
+    b, cold = a + gap, 0.01
     floors = [
         (probability(a, b, floor), f"At the temperature {cold} the judge hardly errs: divide by it as it is.")
         for floor in (0.02, 0.05, 0.1, 0.2)
     ]
+    odds = ((a - b) / cold).exp()
+    floors += [(odds / (1 + odds), "exp overflows, and its share is no number: use torch.sigmoid.")]
     agree(f"at the temperature {cold} the probability", implementation, probability, (a, b, cold), floors)
 
 
@@ -70,6 +73,7 @@ def _ceiling(probs: Tensor) -> Tensor:
 def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
     """``f(probs)``: the share of noisy labels that the judge itself would get right, one number."""
     probs = draw.uniform(0.05, 0.95, draw.integer(5, 9))
+    probs[0] = 0.5  # a coin is predicted half of the time
     best = torch.maximum(probs, 1 - probs)
     mistakes = [
         (
@@ -83,6 +87,7 @@ def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
             "with the better one.",
         ),
         (best, "This is one number a pair: take the mean."),
+        ((best * (probs != 0.5)).mean(), "A coin, p = 0.5, is predicted half of the time: it counts a half."),
         (best.sum(), "This is the sum: take the mean."),
         (best.sum() / (len(best) - 1), "You divide by N - 1: this is a plain mean."),
         ((2 * probs - 1).abs().mean(), "This is the mean of |2p - 1|: halve it, and add one half."),
@@ -172,6 +177,16 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
         return torch.as_tensor(reward_model.pair_accuracy(chosen, rejected))
 
     agree("the accuracy", implementation, reference, (chosen, rejected), mistakes)
+    alike = torch.zeros(N)
+    untrained = [(torch.tensor(x), "Where all scores are equal, each pair is a tie and counts half.")
+                 for x in (0.0, 1.0, torch.nan)]  # fmt: skip
+    agree(
+        "for a model that scores all texts 0 the accuracy",
+        implementation,
+        reference,
+        (alike, alike),
+        untrained,
+    )
 
 
 def _best(scores: Tensor, values: Tensor, n: int) -> Tensor:

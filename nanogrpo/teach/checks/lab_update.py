@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,17 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
         *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
     ]
     agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=5e-3, atol=5e-3)
+    tiny = torch.tensor([[0.0] * 4 + [1e-6], [0.5] * 4 + [0.500004]])  # close, and not tied
+    wanted = advantages.group_advantages(tiny)
+    tied = [
+        (
+            torch.where(silent, 0.0, wanted),
+            "Rewards that differ by a little are not tied: compare max and min.",
+        )
+        for silent in torch.tensor([[[True], [True]], [[True], [False]], [[False], [True]]])
+    ]
+    # the largest: 0.0079 and 0.032
+    compare("the advantage", call(implementation, tiny), wanted, tied, rtol=0.05, atol=1e-3)
 
 
 @register()
@@ -247,7 +259,9 @@ def check_update(implementation: Callable, draw: Draw) -> None:
     case = _batch(draw, beta)
     while _run_away(case.policy, _updated(case._replace(updates=4))[0]):
         case = _batch(draw, beta)
-    _check_updates(implementation, case._replace(updates=draw.integer(3, 4)))
+    case = case._replace(updates=draw.integer(3, 4))
+    _check_updates(implementation, case)
+    _check_updates(implementation, case, stale=True)
     fast = _rising(case)
     while fast is None:
         fast = _rising(_batch(draw, beta))
@@ -272,11 +286,15 @@ def _rising(case: Updates) -> Updates | None:
     return None
 
 
-def _check_updates(implementation: Callable, case: Updates) -> None:
+def _check_updates(implementation: Callable, case: Updates, stale: bool = False) -> None:
+    """``stale``: the weights come with gradients of before, and the case is one that was right without."""
     policy, reference, sampled, *others, lr, updates = case
     (right, seen), start = _updated(case), _flat(policy)
     student, frozen, kept = copy.deepcopy(policy), copy.deepcopy(reference), copy.deepcopy(sampled)
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
+    if stale:
+        for weight in student.parameters():
+            weight.grad = torch.ones_like(weight)
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
     try:
         got = call(implementation, student, frozen, optimizer, sampled, *others, updates)
@@ -286,7 +304,13 @@ def _check_updates(implementation: Callable, case: Updates) -> None:
     moved = [(_flat(student) - _flat(reference), "The reference follows the policy: it stays as it is.")]
     compare("the change of a weight of the reference", _flat(frozen) - _flat(reference), 0 * start, moved)
     change = _flat(student) - start
-    compare("the change of a weight of the policy", change, right - start, _wrong_updates(case))
+    late = (
+        [(change, "Old gradients go into the first update: clear them before each backward.")]
+        if stale
+        else []
+    )
+    wrong = chain(late, _wrong_updates(case))
+    compare("the change of a weight of the policy", change, right - start, wrong)
     if len(steps) != updates:
         raise CheckFailed(
             f"The weights are right, but optimizer.step() was called {len(steps)} times in {updates} "

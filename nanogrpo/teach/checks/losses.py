@@ -26,7 +26,9 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, mask)``: new over old probability of each token, and its gradient."""
     B, T = draw.integer(3, 4), draw.integer(3, 5)
     logprobs, mask = draw.logprobs(B, T).requires_grad_(), draw.mask(B, T)
-    old = (logprobs.detach() + 0.4 * draw.normal(B, T)).requires_grad_()
+    old = logprobs.detach() + 0.4 * draw.normal(B, T)
+    old[0, 0] -= 4.0  # a token that has become much more probable
+    old.requires_grad_()
     agree(
         "the ratio", implementation, losses.importance_ratio, (logprobs, old, mask),
         ratio_mistakes(logprobs.detach(), old.detach(), mask), mask, trained=(0,), constants={1: OLD},
@@ -50,6 +52,10 @@ def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Te
         (log_ratio, "This is the log-ratio: take its exp."),
         (1 + log_ratio, f"This is exp to the first order only: {right}"),
         (logprobs / old, f"You divide log-probs: {right}"),
+        *[
+            (log_ratio.clamp(-most, most).exp(), f"The log-ratio is cut off at {most}: {right}")
+            for most in (0.5, 1, 2, 3)
+        ],
         (log_ratio.exp2(), f"Log-probs are in nats, and this is a power of 2: {right}"),
         (whole.exp(), "This is the ratio of the whole completion: each token has its own."),
         (
@@ -93,6 +99,8 @@ def clip_case(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float, float]:
     mask = draw.mask(B, T)
     mask[:2], mask[-1, 1:] = True, False  # one of each sign with all three ratios; the last row ends early
     advantages = draw.uniform(0.5, 2, B) * torch.tensor([1.0, -1.0]).repeat(3)[:B]
+    advantages[2] = 0.0  # as good as its group
+    ratio[1, 2] = draw.uniform(4, 6, 1).item()  # far off, at a negative advantage: nothing bounds it
     return ratio, advantages.requires_grad_(), mask, round(low, 2), round(high, 2)
 
 
@@ -138,6 +146,14 @@ def surrogate_mistakes(
             "no gradient that brings it back.",
         ),
         (-r * A, "Nothing is clipped."),
+        *[
+            (
+                -torch.where(A < 0, smaller.maximum(most * A), smaller),
+                f"For A < 0 a ratio above {most} is bounded (dual clip): here nothing bounds it.",
+            )
+            for most in (2, 3)
+        ],
+        (torch.zeros_like(r), "All losses are 0: one advantage of 0 says nothing of the other rows."),
         (-swapped, f"The bounds are swapped: the ratio may count from 1 - {low} to 1 + {high}."),
         (-torch.min(r * A, r.clamp(max=1 + high) * A), "The lower bound, 1 - clip_low, is missing."),
         (
@@ -164,6 +180,8 @@ def check_kl_penalty(implementation: Callable, draw: Draw) -> None:
     B, T, beta = draw.integer(3, 5), draw.integer(3, 5), draw.uniform(0.5, 2, 1).item()
     mask = torch.ones(B, T, dtype=torch.bool)
     check_penalty(implementation, loss_case(draw, mask), beta, "sequence_mean")
+    small = draw.uniform(0.02, 0.1, 1).item()  # as in use
+    check_penalty(implementation, loss_case(draw, mask), small, "sequence_mean")
 
 
 def loss_case(draw: Draw, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

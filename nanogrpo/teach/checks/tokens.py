@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from nanogrpo import rollout
-from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, compare, gradient, number, parts
+from nanogrpo.teach.checks.compare import (
+    Mistakes,
+    agree,
+    agree_in_parts,
+    call,
+    compare,
+    gradient,
+    number,
+    parts,
+)
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -142,6 +151,29 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
         "the log-prob of a token", implementation, rollout.logprobs_of, arguments, mistakes, trained=(0,),
         alone=True,
     )  # fmt: skip
+    far = (100 * logits.detach()).requires_grad_()  # exp overflows here, and a probability is 0
+    agree("where logits are large the log-prob of a token", implementation, rollout.logprobs_of,
+          (far, ids, temperature), _far_logprobs(far.detach(), ids, temperature), trained=(0,))  # fmt: skip
+
+
+def _far_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Mistakes:
+    scaled = logits / temperature
+    right, log_softmax = rollout.logprobs_of(logits, ids, temperature), "use log_softmax, which is exact."
+
+    def of(values: Tensor) -> Tensor:
+        return values.gather(2, ids[..., None]).squeeze(2)
+
+    overflow = f"exp overflows, or its sum is lost: {log_softmax}"
+    probs = scaled.softmax(-1)
+    return [
+        (of(probs.log()), f"A softmax rounds to 0, and its log is minus infinity: {log_softmax}"),
+        (of(scaled - scaled.exp().sum(-1, keepdim=True).log()), overflow),
+        (of((scaled.exp() / scaled.exp().sum(-1, keepdim=True)).log()), overflow),
+        *[(of((probs + eps).log()), f"eps = {eps:g} is added before the log: {log_softmax}")
+          for eps in (1e-12, 1e-10, 1e-8, 1e-6)],
+        *[(right.clamp(min=least), f"Log-probs are cut off at {least}: {log_softmax}")
+          for least in (-1000, -100, -50, -30, -20, -10)],
+    ]  # fmt: skip
 
 
 @register("rollout.sample_token", rounds=2)
@@ -181,6 +213,14 @@ def check_sample_token(implementation: Callable, draw: Draw) -> None:
     agree_in_parts(names, implementation, rollout.sample_token, first, ((), ()), atol=1e-4)
     _at_one(implementation, draw, temperature)
     _near_one(implementation, draw, temperature)
+    shifted = (logits + 200 * temperature, uniforms, temperature)  # the same probabilities
+    what = (
+        "With large logits the tokens are others, or no numbers: exp overflows. Take softmax or log_softmax."
+    )
+    wide, chances = parts(call(implementation, *shifted), names)
+    near = torch.isclose(chances.double(), logprobs.double(), 1e-3, 1e-3)
+    if not torch.equal(wide.long(), tokens) or not near.all():
+        raise CheckFailed(what)
 
 
 def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: float) -> None:
@@ -286,7 +326,8 @@ def _near_one(implementation: Callable, draw: Draw, temperature: float) -> None:
 def check_completion_mask(implementation: Callable, draw: Draw) -> None:
     """``f(completion_ids, eos_id)``: true ``(B, T)`` for each sampled token, the first EOS included."""
     B, T, eos = draw.integer(4, 6), draw.integer(5, 7), draw.integer(1, 6)
-    ids = draw.integers(1, 6, B, T)
+    ids = draw.integers(0, 6, B, T)  # PAD may be sampled, too
+    ids[3, 0] = PAD
     ids = torch.where(ids == eos, eos % 6 + 1, ids)
     ids[0, draw.integer(1, T - 2)] = eos  # ends in the middle, ordinary tokens follow
     ids[1, 1], ids[1, T - 2] = eos, eos  # two ends, and a token behind them
