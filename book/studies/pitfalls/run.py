@@ -114,7 +114,14 @@ def kl() -> list[Row]:
     return rows
 
 
-PARTS = {"results": (zero_variance, masks, entropy), "kl": (kl,)}
+def around() -> list[Row]:
+    """Mistakes around the mathematics, in a file of their own."""
+    from plumbing import plumbing
+
+    return plumbing(SEEDS)
+
+
+PARTS = {"results": (zero_variance, masks, entropy), "kl": (kl,), "plumbing": (around,)}
 
 
 def main() -> None:
