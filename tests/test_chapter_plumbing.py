@@ -33,8 +33,8 @@ def test_only_the_mean_over_tokens_is_turned_by_a_cut(cells):
         rows = torch.tensor(found)  # (models, parts)
         if how == "token_mean":
             assert rows[:, 0].max() < 0.1 and rows[:, 1:].min() > 0.5, order
-        elif order == "shuffled" or how == "constant":
-            assert rows[:, :3].max() < 3, (how, order)
+        else:
+            assert rows.max() < 0.1, (how, order)
     by_order = {order: torch.tensor(cells["ANGLES"]["token_mean", order])[:, 3] for order in cells["ORDERS"]}
     assert (by_order["sorted by length"] > by_order["shuffled"]).all()
 
@@ -44,7 +44,9 @@ def test_a_short_limit_raises_nothing_and_the_reward_hardly_sees_a_missing_end(c
                    for i in (0, 1))  # fmt: skip
     assert cut["limit 4"] < cut["limit 3"] < cut["limit 2"] < cut["limit 1"]
     assert reward["limit 3"] >= reward["limit 4"] > reward["limit 2"] > reward["limit 1"]
-    assert reward["limit 4, another end token"] < 0.5 * reward["limit 4"]
+    assert (
+        reward["limit 4, another end token"] < reward["limit 4"] and cut["limit 4, another end token"] > 0.9
+    )
 
 
 def test_each_wrong_parser_pays_more_than_the_right_one(cells):
@@ -52,11 +54,15 @@ def test_each_wrong_parser_pays_more_than_the_right_one(cells):
         assert all(value > said["right"] for name, value in said.items() if name != "right")
 
 
-def test_a_mean_over_the_wrong_rows_is_noise_and_a_wrong_answer_is_another_goal(cells):
+def test_a_mean_over_the_wrong_rows_turns_nothing_and_a_wrong_answer_is_another_goal(cells):
     right, across, tiled = (cells["pushes"][way] for way in cells["WAYS"])
     assert torch.allclose(across * (3 / 4) / (1 / 2), right), "the direction, up to (G - 1)/G and (P - 1)/P"
-    assert torch.cosine_similarity(tiled.flatten(), right.flatten(), dim=0) < 0.9
-    assert cells["noises"]["mean across prompts"] / across.norm() > cells["noises"]["right"] / right.norm()
+    assert (
+        torch.cosine_similarity(tiled.flatten(), right.flatten(), dim=0) < 0.95
+        and tiled[0, 1] > 0 > right[0, 1]
+    )
+    noise = [cells["noises"][way] / cells["pushes"][way].norm() for way in cells["WAYS"]]
+    assert abs(noise[1] / noise[0] - 1) < 0.1 and noise[2] > 1.5 * noise[0]
 
 
 def test_what_is_lost_at_random_costs_samples_and_what_is_lost_by_its_outcome_costs_the_signal(cells):
