@@ -69,7 +69,7 @@ RULES = (
         "On the first update after sampling, policy and sampler are one network, so every ratio is 1 and "
         "nothing is clipped. Here something is: two temperatures, a shift by one token, dropout, or another"
         " engine.",
-        "masks",
+        "scored",
         ("clip_ratio/region_mean",),
         looks.ratio_not_one,
         rows=1,

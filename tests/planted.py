@@ -117,7 +117,7 @@ NOTICED_BY = {
     "means over completions, not tokens": ("length-bias", 5),
     "constant length is the padded length": ("length-bias", 5),
     "pass@k as if drawn with replacement": ("quickstart", 6),
-    "new log-probs at temperature 1": ("masks", None),
+    "new log-probs at temperature 1": ("scored", None),
 }
 BY_NAME = {fault.name: fault for fault in (*PIECES, *OWN)}
 HARMLESS = own("harmless", "kl.py", "return torch.expm1(delta) - delta", "return -delta + torch.expm1(delta)")

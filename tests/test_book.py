@@ -286,7 +286,7 @@ QUERIES = {
     "GAE": "book/ppo",
     "mask padding": "book/masks",
     "EOS": "book/masks",
-    "temperature": "book/(masks|tiny-gpt)",
+    "temperature": "book/(scored|tiny-gpt)",
     "KL reward": "book/(kl|over-optimization)",
     "baseline": "book/policy-gradients",
     "causal attention": "book/tiny-gpt",

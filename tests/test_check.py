@@ -1,5 +1,6 @@
 """The checks: right answers pass however written, usual wrong ones are named, and none can be frozen."""
 
+import copy
 import inspect
 import math
 from functools import partial
@@ -14,6 +15,7 @@ from nanogrpo.advantages import group_advantages
 from nanogrpo.errors import OptionError
 from nanogrpo.losses import clipped_surrogate, value_loss
 from nanogrpo.rollout import completion_mask, logprobs_of, sample_token
+from nanogrpo.tasks import Addition
 from nanogrpo.teach import check, museum
 from nanogrpo.teach.check import CheckFailed
 from nanogrpo.teach.checks.compare import compare
@@ -149,6 +151,25 @@ def multiplied_ratio(new, old, mask):
 
 
 # Right answers, written otherwise than the package writes them.
+def judged_in_a_loop(reward_fn, rows, completions):
+    each, values = len(completions) // len(rows), []
+    for row, part in zip(rows, zip(*[iter(completions)] * each, strict=True), strict=True):
+        columns = {key: [value] * each for key, value in row.items() if key != "prompt"}
+        values += reward_fn(prompts=[row["prompt"]] * each, completions=list(part), **columns)
+    return torch.tensor([float(value) for value in values])  # which refuses None
+
+
+def weighed_in_a_loop(functions, weights, rows, completions):
+    found = [judged_in_a_loop(f, rows, completions).view(len(rows), -1) for f in functions]
+    total = sum(w * part for w, part in zip(weights, found, strict=True))
+    return total, {f.__name__: part for f, part in zip(functions, found, strict=True)}
+
+
+def oldest_of_the_last(model, config, state):
+    state.past = [*state.past, copy.deepcopy(model)][-config.sampler_lag - 1 :]
+    return state.past[0]
+
+
 RIGHT = [
     ("check_token_logprobs", loop_token_logprobs),
     ("check_logprobs_of", lambda x, ids, T: -F.cross_entropy((x / T).mT, ids, reduction="none")),
@@ -195,6 +216,11 @@ RIGHT = [
         "check_reward_pooling",
         lambda x, lens: torch.stack([row[n - 1] for row, n in zip(x, lens, strict=True)]),
     ),
+    ("check_reward_columns", judged_in_a_loop),
+    ("check_unreadable_reward", judged_in_a_loop),
+    ("check_reward_weights", weighed_in_a_loop),
+    ("check_task", lambda digits, held_out: Addition(digits, held_out)),
+    ("check_sampling_model", oldest_of_the_last),
     ("check_sft_loss", lambda x, y, m: -pick(torch.log_softmax(x, 2), y) * m),
 ]
 
@@ -209,12 +235,21 @@ def unmasked_gae(rewards, values, mask, gamma, lam):
     return advantages.gae(rewards, values, torch.ones_like(mask), gamma, lam)
 
 
+class Short(Addition):
+    max_new_tokens = 2
+
+
 def shifted_sft(x, y, mask):
     return losses.sft_loss(x, y.roll(1, 1), mask)
 
 
 # Wrong answers, beside the pieces of the museum, and what the check must say of them.
 WRONG = [
+    ("check_reward_columns", lambda f, rows, texts: judged_in_a_loop(f, rows[::-1], texts), "expected"),
+    ("check_unreadable_reward", lambda f, rows, texts: torch.zeros(len(texts)), "counts as 0"),
+    ("check_reward_weights", lambda f, w, *a: weighed_in_a_loop(f, w[::-1], *a), "wrong order"),
+    ("check_task", lambda digits, held_out: Short(digits, held_out), "can never be right"),
+    ("check_sampling_model", lambda model, config, state: copy.deepcopy(model), "weights of today"),
     ("check_token_logprobs", lambda *a: rollout.token_logprobs(*a).exp(), "probabilities"),
     ("check_token_logprobs", lambda *a: -rollout.token_logprobs(*a), "sign is reversed"),
     ("check_token_logprobs", lambda m, p, n, ids: rollout.token_logprobs(m, p, n * 0 + 4, ids), "column 4"),

@@ -210,7 +210,7 @@ def test_the_command_reads_folders_and_files_of_ours_and_of_trl(tmp_path, capsys
     main(["doctor", str(tmp_path), str(tmp_path / "other.csv")])
     ours, alone = capsys.readouterr().out.split("other.csv: ")
     assert "1. ratio not 1 at the first update: clip_ratio/region_mean, from step 1" in ours
-    assert "with its settings" in ours and "read: book/masks" in ours
+    assert "with its settings" in ours and "read: book/scored" in ours
     assert "without settings" in alone and "Nothing looks wrong" in alone
 
 

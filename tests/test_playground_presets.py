@@ -29,7 +29,7 @@ WEIGHTS = """(m, { config, weights, setting }) => {
   const weigh = (length) => m.tokenWeight(length, trainer.config.aggregation, counts);
   return [short, long, weigh(long) / weigh(short)];
 }"""
-PAGES = {"quickstart", "length-bias", "over-optimization", "zero-variance", "entropy", "kl", "masks"}
+PAGES = {"quickstart", "length-bias", "over-optimization", "zero-variance", "entropy", "kl", "scored"}
 
 
 def test_a_preset_has_what_the_page_needs():

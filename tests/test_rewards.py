@@ -68,6 +68,12 @@ RIGHT = {
 }
 
 
+def test_each_completion_is_judged_by_the_row_that_it_answers():
+    right = [row["answer"] for row in ROWS for _ in range(2)]
+    found = call_reward(exact_match, ROWS, right).tolist()
+    assert found == [1.0] * 4, "each completion is judged by its own row, by groups"
+
+
 @pytest.mark.parametrize("case", RIGHT)
 def test_a_sequence_of_finite_real_numbers_is_taken_as_it_is(case):
     given_values = RIGHT[case]

@@ -282,3 +282,18 @@ def test_a_rollout_with_a_log_prob_that_is_not_finite_is_no_sample(monkeypatch):
 def test_options_that_do_not_go_together_say_why(options, message):
     with pytest.raises(OptionError, match=message):
         replace(CONFIG, **options)
+
+
+def test_rewards_are_added_up_with_their_weights():
+    def two(prompts, completions, **columns):
+        return [2.0] * len(completions)
+
+    def three(prompts, completions, **columns):
+        return [3.0] * len(completions)
+
+    total, parts = rewards_of([two, three], (0.5, 10.0), ROWS[:1], ["a", "b"])
+    assert total.tolist() == [[31.0, 31.0]], "the weights of the reward functions"
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "two": [[2.0, 2.0]],
+        "three": [[3.0, 3.0]],
+    }

@@ -31,15 +31,15 @@ def gaps(effect, name="results"):
     return [float(row["changed"]) - float(row["base"]) for row in found]
 
 
-def interval(effect, level=0.95):
-    values = gaps(effect)
+def interval(effect, level=0.95, name="results"):
+    values = gaps(effect, name)
     half = T[level] * stdev(values) / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
 
 
 def test_the_logs_are_whole_and_say_what_made_them():
-    assert len(rows("results")) == 13 * 20 and len(rows("kl")) == 5 * 20
-    for name in ("environment", "kl"):
+    assert len(rows("results")) == len(rows("plumbing")) == 13 * 20 and len(rows("kl")) == 5 * 20
+    for name in ("environment", "kl", "plumbing"):
         made = json.loads((FOLDER / f"{name}.json").read_text())
         assert made.keys() == environment().keys() and "dirty" not in made["commit"]
 
@@ -62,16 +62,44 @@ SAID = {  # effect: the sign of its difference, and what the chapter says of it
 }
 
 
-@pytest.mark.parametrize("effect", SAID)
-def test_what_a_chapter_says_is_shown_is_shown(effect):
-    sign, said = SAID[effect]
-    assert mean(gaps(effect)) * sign > 0
-    alone, wide = (min(sign * end for end in interval(effect, level)) > 0 for level in T)
+AROUND = {  # the same for the chapter on plumbing
+    "limit of 3 tokens": (-1, ALL),
+    "limit of 2 tokens": (-1, ALL),
+    "unreadable counts as 1": (-1, ALL),
+    "a right beginning counts as 1": (-1, ALL),
+    "format 1, accuracy 0": (-1, ALL),
+    "groups across prompts": (-1, NOT),
+    "answers in the wrong order": (-1, ALL),
+    "each microbatch its own mean": (-1, NOT),
+    "sampler never updated, recomputed": (-1, ALL),
+    "sampler never updated, kept": (-1, ALL),
+    "four prompts: on those four": (1, ALONE),
+    "four prompts: on new words": (-1, ALL),
+    "new words after four prompts, less the start": (-1, NOT),
+}
+
+
+@pytest.mark.parametrize("effect, log", [*((e, "results") for e in SAID), *((e, "plumbing") for e in AROUND)])
+def test_what_a_chapter_says_is_shown_is_shown(effect, log):
+    sign, said = (SAID | AROUND)[effect]
+    assert mean(gaps(effect, log)) * sign > 0
+    alone, wide = (min(sign * end for end in interval(effect, level, log)) > 0 for level in T)
     assert (alone, wide) == {ALL: (True, True), ALONE: (True, False), NOT: (False, False)}[said]
 
 
 def test_no_effect_is_left_out_of_the_chapters():
     assert {row["effect"] for row in rows("results")} == set(SAID)
+    assert {row["effect"] for row in rows("plumbing")} == set(AROUND)
+
+
+def test_a_sampler_with_its_first_weights_is_worse_with_kept_log_probs_and_the_generous_parser_is_the_worst():
+    ends = {}
+    for row in rows("plumbing"):
+        ends.setdefault(row["effect"], []).append(float(row["changed"]))
+    middle = {effect: mean(values) for effect, values in ends.items()}
+    assert middle["sampler never updated, kept"] < middle["sampler never updated, recomputed"] - 0.1
+    parsers = [middle[e] for e in ("a right beginning counts as 1", "format 1, accuracy 0")]
+    assert middle["unreadable counts as 1"] < min(*parsers, 0.02)
 
 
 @pytest.mark.parametrize("chapter", ["masks", "zero-variance", "entropy"])

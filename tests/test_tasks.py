@@ -21,12 +21,13 @@ test_problems.__test__ = False  # a recipe, not a test
 def test_every_problem_is_right_fits_and_is_rewarded(digits):
     task = Addition(digits=digits, held_out=20)
     train, held_out = task.split()
-    assert len(train) + len(held_out) == task.count and len(held_out) == 20
-    assert len({row["prompt"] for row in train + held_out}) == task.count, "a held-out problem is trained on"
+    known, new = ({row["prompt"] for row in part} for part in (train, held_out))
+    assert not known & new, "a held-out problem is trained on"
+    assert len(known | new) == len(train) + len(held_out) == task.count and len(held_out) == 20
     for row in train[:200] + held_out:
         a, b = row["prompt"].rstrip("=").split("+")
         assert int(a) + int(b) == int(row["answer"])
-        assert len(row["answer"]) + 1 <= task.max_new_tokens
+        assert len(row["answer"]) + 1 <= task.max_new_tokens, f"no room for the end of {row['answer']}"
         assert len(row["prompt"]) + task.max_new_tokens == task.block_size
         task.tokenizer.encode(row["prompt"] + row["answer"])
     rewards = call_reward(exact_match, held_out, [row["answer"] for row in held_out])

@@ -351,6 +351,21 @@ def test_options_that_do_not_go_together_are_named():
         variant("foo")
 
 
+@pytest.mark.parametrize("lag", [1, 3])
+def test_a_stale_sampler_is_as_old_as_it_should_be_and_no_older(lag):
+    from nanogrpo.sampler import sampling_model
+    from nanogrpo.state import TrainState
+
+    model, config, past = tiny(), GRPOConfig(max_new_tokens=T, sampler_lag=lag), []
+    state = TrainState.start(model.parameters(), 1e-3, seed=0)
+    for step in range(6):
+        past.append(copy.deepcopy(model.head.weight.data))
+        found = sampling_model(model, config, state).head.weight
+        assert torch.equal(found, past[max(0, step - lag)]), f"weights of the sampler in step {step}"
+        with torch.no_grad():
+            model.head.weight.add_(1.0)
+
+
 def test_a_run_with_a_stale_sampler_goes_on_to_the_bit():
     """What the sampler needs of the past, and the price of entropy, are part of the state."""
     from nanogrpo import grpo

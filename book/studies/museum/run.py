@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import cache
@@ -11,7 +12,7 @@ from unittest.mock import patch
 
 import torch
 
-from nanogrpo import grpo, microbatches, ppo, sft
+from nanogrpo import grpo, microbatches, ppo, sft, tasks
 from nanogrpo import reward_model as rm
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.show.studies import environment
@@ -44,6 +45,10 @@ GRPO = {  # options of each setting beside those of BASE
     "grpo, entropy bonus": {"entropy_coef": 0.05},
     "grpo, rewards 0.3 and 1.3": {},
     "grpo, small microbatches": {},
+    "grpo, two rewards, one watched": {"reward_weights": (1.0, 0.0)},
+    "grpo, a reward that may be None": {},
+    "grpo, the task's own limit and problems": {},
+    "grpo, sampler one step old": {"sampler_lag": 1},
 }
 AT = {  # the setting that reaches a piece, where it is not "grpo"
     "pad equal to eos": "sft",
@@ -56,6 +61,11 @@ AT = {  # the setting that reaches a piece, where it is not "grpo"
     "sequence mean over padding": "grpo, sequence mean",
     "constant length is the padded length": "grpo, constant length",
     "normalized by the microbatch": "grpo, small microbatches",
+    "None counts as 1": "grpo, a reward that may be None",
+    "weights of the rewards ignored": "grpo, two rewards, one watched",
+    "a limit without room for the end": "grpo, the task's own limit and problems",
+    "held-out problems are trained on": "grpo, the task's own limit and problems",
+    "weights that never reach the sampler": "grpo, sampler one step old",
     **dict.fromkeys(
         [
             "GAE without (1 - done)",
@@ -93,6 +103,16 @@ def graded(prompts: list[str], completions: list[str], answer: list[str]) -> lis
     return [0.3 + right for right in exact_match(prompts, completions, answer)]
 
 
+def parsed(prompts: list[str], completions: list[str], answer: list[str]) -> list[float | None]:
+    """As a parser that knows digits only: None for what it cannot read."""
+    right = exact_match(prompts, completions, answer)
+    return [hit if text.isdigit() else None for hit, text in zip(right, completions, strict=True)]
+
+
+def length(prompts: list[str], completions: list[str], answer: list[str]) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
 def reinforce(setting: str, seed: int) -> Rows:
     """GRPO or PPO from the common start."""
     policy, vocabulary = copy.deepcopy(started()), TASK.tokenizer
@@ -100,11 +120,16 @@ def reinforce(setting: str, seed: int) -> Rows:
         config = ppo.PPOConfig(**BASE, num_ppo_epochs=2, critic="head", seed=seed)
         yield from ppo.train(policy, vocabulary, PROBLEMS, exact_match, config, copy.deepcopy(policy))
         return
-    reward = graded if "rewards" in setting else exact_match
-    config = grpo.GRPOConfig(**BASE | GRPO[setting], num_iterations=2, seed=seed)
+    judges = {"rewards": graded, "None": parsed, "watched": [exact_match, length]}
+    reward = next((judge for word, judge in judges.items() if word in setting.split()), exact_match)
+    problems, options = PROBLEMS, BASE | GRPO[setting]
+    if "own" in setting:
+        task = tasks.Addition(digits=1, held_out=20)  # of the package as it is now, planted or not
+        problems, options = task.split()[0], options | {"max_new_tokens": task.max_new_tokens}
+    config = grpo.GRPOConfig(**options, num_iterations=2, seed=seed)
     few = {"cpu": 64} if "microbatches" in setting else microbatches.MICROBATCH_TOKENS
     with patch.object(microbatches, "MICROBATCH_TOKENS", few):
-        yield from grpo.train(policy, vocabulary, PROBLEMS, reward, config)
+        yield from grpo.train(policy, vocabulary, problems, reward, config)
 
 
 def imitate(seed: int) -> Rows:
@@ -156,18 +181,23 @@ def run(piece: str, setting: str, seed: int) -> list[dict]:
 
 
 def main() -> None:
+    """All runs that the log lacks: with ``--new`` those alone, else from the beginning."""
     torch.set_num_threads(1)
-    made, rows = environment(), []
-    for setting in dict.fromkeys(["grpo", *AT.values()]):
-        for seed in SEEDS:
-            rows += run("", setting, seed)
-    for piece in PIECES:
-        for seed in SEEDS:
-            rows += run(piece.name, AT.get(piece.name, "grpo"), seed)
-        print(piece.name, flush=True)
-    (HERE / "environment.json").write_text(json.dumps(made, indent=2) + "\n")
+    made, rows, log = environment(), [], HERE / "results.csv"
+    new = "--new" in sys.argv[1:]
+    if new:
+        with open(log, newline="", encoding="utf-8") as file:
+            rows = [{k: v for k, v in row.items() if v or k == "piece"} for row in csv.DictReader(file)]
+    there = {(row["piece"], row["setting"]) for row in rows}
+    settings = [("", setting) for setting in dict.fromkeys(["grpo", *AT.values()])]
+    for pair in [*settings, *((piece.name, AT.get(piece.name, "grpo")) for piece in PIECES)]:
+        if pair not in there:
+            for seed in SEEDS:
+                rows += run(*pair, seed)
+            print(*pair, flush=True)
+    (HERE / f"environment{'_new' * new}.json").write_text(json.dumps(made, indent=2) + "\n")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with open(HERE / "results.csv", "w", newline="", encoding="utf-8") as file:
+    with open(log, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(

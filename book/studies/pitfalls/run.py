@@ -38,12 +38,13 @@ def cells(chapter: str, *names: str, **given) -> dict:
 
 def masks() -> list[Row]:
     """Rewards at the end, for each fault of the trainer."""
-    names = ("setup", "world", "eosruns", "shift", "dropout", "dropoutruns")
-    space = cells("masks", *names, SEEDS=SEEDS)
-    right, last = space["RUNS"].pop("right"), space["last"]
+    ends = cells("masks", "setup", "world", "eosruns", SEEDS=SEEDS)
+    scores = cells("scored", "setup", "world", "shift", "dropout", "dropoutruns", SEEDS=SEEDS)
+    found = ends["RUNS"] | scores["RUNS"]
+    right, last = found.pop("right"), ends["last"]
     return [
         ("masks", name, seed, last(broken), last(healthy))
-        for name, logs in space["RUNS"].items()
+        for name, logs in found.items()
         for seed, broken, healthy in zip(SEEDS, logs, right, strict=True)
     ]
 
@@ -113,7 +114,14 @@ def kl() -> list[Row]:
     return rows
 
 
-PARTS = {"results": (zero_variance, masks, entropy), "kl": (kl,)}
+def around() -> list[Row]:
+    """Mistakes around the mathematics, in a file of their own."""
+    from plumbing import plumbing
+
+    return plumbing(SEEDS)
+
+
+PARTS = {"results": (zero_variance, masks, entropy), "kl": (kl,), "plumbing": (around,)}
 
 
 def main() -> None:

@@ -83,6 +83,8 @@ def symptoms() -> dict[str, str]:
         found = shown(broken, healthy)
         if piece in errors and not broken:
             said = f"The run stops: {errors[piece].split('.')[0]}"
+        elif not healthy and "" in errors:
+            said = f"The healthy run stops with a {errors[''].split(':')[0]}, and this one goes on"
         elif found:
             others = [name for _, name, _ in found[1:4]]
             said = found[0][2] + (f"; also {', '.join(others)}" if others else "")
