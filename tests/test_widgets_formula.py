@@ -332,6 +332,6 @@ def test_in_the_chapter_the_formula_and_its_number_stay_below_the_bar_of_the_pag
     for part in (".ng-formula", ".ng-readout"):
         box = figure.locator(part).bounding_box()
         assert box["y"] >= bar["y"] + bar["height"] - 1 and box["y"] + box["height"] <= size["height"]
-    assert figure.locator("button[data-lit]").get_attribute("data-term") == "kl"
+    assert figure.locator("button.ng-term[data-lit]").get_attribute("data-term") == "kl"
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     assert page.trouble == []
