@@ -34,6 +34,7 @@ const LOOKS = `
 .ng-cell[data-cut] { border: 2px dashed currentColor; }
 .ng-cell[data-lit], .ng-batch .ng-lit { background: color-mix(in srgb, var(--ng-line) 28%, transparent); }
 .ng-cell[aria-pressed="true"] { box-shadow: 0 0 0 2px var(--ng-line); }
+.ng-words { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 .ng-code { margin: 0.5rem 0 0; padding: 0.4rem 0; font-size: 0.74rem; line-height: 1.45; border: 1px solid var(--ng-soft); border-radius: 4px; background: transparent; color: inherit; }
 .ng-code code { display: block; padding: 0 0.5rem 0 2rem; text-indent: -1.5rem; font-size: inherit; white-space: pre-wrap; overflow-wrap: anywhere; color: inherit; background: transparent; border: 0; }
 .ng-code code[data-lit] { background: color-mix(in srgb, var(--ng-line) 16%, transparent); box-shadow: inset 4px 0 var(--ng-line); }
@@ -128,9 +129,10 @@ function formula(model) {
     const [term, text] = part;
     const again = seen.has(term);
     const node = again ? make("span", { class: "ng-term", "data-term": term, "aria-hidden": "true" })
-      : make("button", { type: "button", class: "ng-term", "data-term": term, "aria-label": TITLES[term] });
+      : make("button", { type: "button", class: "ng-term", "data-term": term });
     if (!again) seen.set(term, text);
-    node.innerHTML = seen.get(term);
+    node.innerHTML = seen.get(term); // what is seen is a part of what is read out
+    if (!again) node.append(make("span", { class: "ng-words" }, `: ${TITLES[term]}`));
     node.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && point(model, term));
     for (const event of ["click", "focus"]) node.addEventListener(event, () => point(model, term));
     return node;
