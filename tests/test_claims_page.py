@@ -19,9 +19,7 @@ def headings(path):
         lines = path.read_text(encoding="utf-8").splitlines()
     else:
         cells = claims_page.cells(path.stem)
-        lines = [
-            x for c in cells if c["cell_type"] == "markdown" for x in "".join(c["source"]).splitlines()
-        ]
+        lines = [x for c in cells if c["cell_type"] == "markdown" for x in "".join(c["source"]).splitlines()]
     return {slugify(re.sub(r"^#+ ", "", line).replace("`", "")) for line in lines if line.startswith("#")}
 
 
