@@ -1,4 +1,4 @@
-"""Why does REINFORCE without a baseline do so well? The protocol is in README.md, "Why". ``why.py tuning|why``."""
+"""Why does REINFORCE without a baseline do so well? The protocol is in README.md, "Why"."""
 
 import argparse
 import json
@@ -27,7 +27,14 @@ from nanogrpo.weights import load
 
 STEPS = 30
 RATES, LENGTHS = (2e-4, 4e-4, 8e-4), (0.05, 0.1, 0.2)
-ARMS = ("clipped", "batch", "none", "straight-batch", "straight-none")  # in the order in which they run
+ARMS = (
+    "clipped",
+    "batch",
+    "none",
+    "mirrored",
+    "straight-batch",
+    "straight-none",
+)  # in the order in which they run
 LOGGED = {"none": 4e-4, "batch": 4e-4}  # what the second part has on ten seeds, at this rate
 
 
@@ -49,10 +56,12 @@ class Straight:
 
 
 def advantages(kind: str, rewards: Tensor, mask: Tensor, eps: float) -> Tensor:
-    """(B, T): the reward itself, or less the batch's mean and in its deviations, or of that the part above 0."""
+    """(B, T): the reward; with the batch's mean taken off, whitened; of that the part above 0; or mean added."""
     spread = rewards.unsqueeze(1).expand_as(mask).masked_fill(~mask, 0.0)
     if kind == "none":
         return spread
+    if kind == "mirrored":
+        return (spread + spread[mask].mean()).masked_fill(~mask, 0.0)
     whitened = whiten(spread, mask, eps)
     return whitened.clamp(min=0) if kind == "clipped" else whitened
 
