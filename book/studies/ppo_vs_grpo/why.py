@@ -56,7 +56,7 @@ class Straight:
 
 
 def advantages(kind: str, rewards: Tensor, mask: Tensor, eps: float) -> Tensor:
-    """(B, T): the reward; with the batch's mean taken off, whitened; of that the part above 0; or mean added."""
+    """(B, T): the reward as it is, whitened, of that the part above 0, or with the batch's mean added."""
     spread = rewards.unsqueeze(1).expand_as(mask).masked_fill(~mask, 0.0)
     if kind == "none":
         return spread
