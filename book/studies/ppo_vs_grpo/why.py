@@ -23,6 +23,7 @@ from nanogrpo.rewards import exact_match
 from nanogrpo.show.studies import environment
 from nanogrpo.state import TrainState
 from nanogrpo.step import collect, describe, update_all
+from nanogrpo.tasks import Task
 from nanogrpo.weights import load
 
 STEPS = 30
@@ -66,15 +67,15 @@ def advantages(kind: str, rewards: Tensor, mask: Tensor, eps: float) -> Tensor:
     return whitened.clamp(min=0) if kind == "clipped" else whitened
 
 
-def train(policy: GPT, arm: str, config: PPOConfig) -> Iterator[dict[str, float]]:
+def train(policy: GPT, arm: str, config: PPOConfig, task: Task = study.TASK) -> Iterator[dict[str, float]]:
     """One run of an arm, step by step; what it samples and its loss are those of the main arms."""
     optimizer, kind = ("straight", arm.split("-")[1]) if arm.startswith("straight") else ("adam", arm)
     state = TrainState.start(policy.parameters(), config.learning_rate, config.seed)
     if optimizer == "straight":
         state.optimizer = Straight(policy.parameters(), config.learning_rate)
-    problems, loss = study.TASK.split()[0], partial(grpo.compute_loss, policy, config)
+    problems, loss = task.split()[0], partial(grpo.compute_loss, policy, config)
     while state.step < config.max_steps:
-        batch, sampled = collect(policy, study.TASK.tokenizer, problems, exact_match, config, state.generator)
+        batch, sampled = collect(policy, task.tokenizer, problems, exact_match, config, state.generator)
         rollout = batch.rollout
         rewards = batch.rewards.flatten().to(rollout.logprobs)
         weights = advantages(kind, rewards, rollout.completion_mask, config.std_eps)
