@@ -27,8 +27,8 @@ RATES = (1e-4, 2e-4, 4e-4)
 class Chain(Task):
     """Four digits are added one after the other: ``3+5+9+2=`` is answered by ``08,17,19``.
 
-    The sums on the way are tokens of the answer, and a wrong one makes all that follow wrong. The reward, 1 for
-    an answer that is right to the letter, does not say where the mistake was.
+    The sums on the way are tokens of the answer, and a wrong one makes all that follow wrong. The reward, 1
+    for an answer that is right to the letter, does not say where the mistake was.
     """
 
     name = "chain"
