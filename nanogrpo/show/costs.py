@@ -47,7 +47,7 @@ class Shape(Options):
 
     @property
     def layer_matrices(self) -> int:
-        """Numbers in the matrices of one layer: each is multiplied once for each token."""
+        """Numbers in the matrices of one layer; each is multiplied once for each token."""
         attention = 2 * self.width * (self.width + self.kv_width)
         return attention + (3 if self.gated else 2) * self.width * self.hidden
 
