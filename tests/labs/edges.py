@@ -251,8 +251,6 @@ WRONG = [
     ("logprobs_of", "none below -20", lambda z, ids, tau=1.0: S.logprobs_of(z, ids, tau).clamp(min=-20)),
     ("sample_token", "exp without the maximum", shares_chosen),
     ("sample_token", "torch's own numbers are seeded", shared_state),
-    ("perplexity", "a product of probabilities",
-     lambda p, mask: torch.where(mask, p, 0.0).exp().prod(1) ** (-1 / mask.sum(1))),
     ("preference_probs", "odds overflow", odds),
     ("noise_ceiling", "a coin counts nothing",
      lambda p: torch.where(p == 0.5, 0.0, torch.maximum(p, 1 - p)).mean()),

@@ -153,7 +153,7 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
     far = (100 * logits.detach()).requires_grad_()  # exp overflows here, and a probability is 0
     agree("where logits are large the log-prob of a token", implementation, rollout.logprobs_of,
-          (far, ids, temperature), _far_logprobs(far.detach(), ids, temperature), trained=(0,))  # fmt: skip
+          (far, ids, temperature), _far_logprobs(far.detach(), ids, temperature), trained=(0,), atol=1e-3)  # fmt: skip
 
 
 def _far_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Mistakes:
