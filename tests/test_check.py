@@ -246,7 +246,11 @@ def shifted_sft(x, y, mask):
 # Wrong answers, beside the pieces of the museum, and what the check must say of them.
 WRONG = [
     ("check_reward_columns", lambda f, rows, texts: judged_in_a_loop(f, rows[::-1], texts), "expected"),
-    ("check_unreadable_reward", lambda f, rows, texts: torch.zeros(len(texts)), "counts as 0"),
+    (
+        "check_unreadable_reward",
+        lambda f, rows, texts: torch.tensor([value or 0.0 for value in f(prompts=texts, completions=texts)]),
+        "counts as 0",
+    ),
     ("check_reward_weights", lambda f, w, *a: weighed_in_a_loop(f, w[::-1], *a), "wrong order"),
     ("check_task", lambda digits, held_out: Short(digits, held_out), "can never be right"),
     ("check_sampling_model", lambda model, config, state: copy.deepcopy(model), "weights of today"),

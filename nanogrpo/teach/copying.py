@@ -102,8 +102,12 @@ def reinforce(
         problems: to draw prompts from.
         options: of the config, in place of those below.
     """
-    given: dict[str, Any] = {"max_new_tokens": ROOM, "group_size": 8, "prompts_per_step": 16}
-    given |= {"learning_rate": 2e-3}
+    given: dict[str, Any] = {
+        "max_new_tokens": ROOM,
+        "group_size": 8,
+        "prompts_per_step": 16,
+        "learning_rate": 2e-3,
+    }
     given |= {"aggregation": "sequence_mean", "max_steps": steps, "seed": seed}
     policy = copy.deepcopy(start)
     if prepare:

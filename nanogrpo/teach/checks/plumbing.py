@@ -45,8 +45,12 @@ def check_unreadable_reward(implementation: Callable, draw: Draw) -> None:
     G = draw.integer(2, 5)
     rows, place = [{"prompt": "1+1="}], draw.integer(0, G - 1)
 
+    values = draw.normal(G).tolist()
+    right = call(implementation, lambda prompts, completions: list(values), rows, ["2"] * G)
+    compare("the reward of a completion", right, torch.tensor(values))
+
     def judge(prompts, completions):
-        return [None if i == place else 0.25 for i in range(G)]
+        return [None if i == place else value for i, value in enumerate(values)]
 
     try:
         got = implementation(judge, rows, ["2"] * G)
@@ -83,9 +87,11 @@ def check_reward_weights(implementation: Callable, draw: Draw) -> None:
 @register("tasks.Addition")
 def check_task(implementation: Callable, draw: Draw) -> None:
     """``f(digits, held_out)``: a task whose answers fit with their ends; its held-out problems are new."""
-    digits = draw.integer(1, 2)
-    task = call(implementation, digits=digits, held_out=20)
+    digits, size = draw.integer(1, 2), draw.integer(10, 60)
+    task = call(implementation, digits=digits, held_out=size)
     training, held_out = task.split()
+    if len(held_out) != size:
+        raise CheckFailed(f"{size} problems were to be held out, and {len(held_out)} are.")
     longest = max((row["answer"] for row in training + held_out), key=len)
     if len(longest) + 1 > task.max_new_tokens:
         raise CheckFailed(
