@@ -66,8 +66,11 @@ def test_the_loop_of_its_own_makes_the_updates_of_the_second_part(arm, whitened)
         policy, _ = load("addition")
         rows.append(list(train(policy)))
         models.append(torch.cat([p.detach().flatten() for p in policy.parameters()]))
-    assert (models[0] - load_flat()).norm() > 0.01, "something was learned"
-    assert (models[0] - models[1]).abs().max() < 1e-6
+    moved = (models[0] - load_flat()).norm()
+    assert moved > 0.01, "something was learned"
+    # Rows without advantage are skipped in one and summed as zeros in the other; Adam makes more of that
+    # rounding where a gradient is tiny.
+    assert (models[0] - models[1]).norm() < 0.01 * moved
     for own, theirs in zip(*rows, strict=True):
         assert own["reward"] == theirs["reward"] and own["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
 
