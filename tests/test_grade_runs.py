@@ -1,40 +1,16 @@
 """Right answers get their points however handed in, mistakes cost their step, and cheats get nothing."""
 
-import subprocess
-from types import SimpleNamespace
-
 import nbformat
 import pytest
 import submissions as S
-import warm
 from cheats import CHEATS, answers_with
 
-from nanogrpo.teach.grade import process
 from nanogrpo.teach.grade.notebook import Lab, labs_in
 from nanogrpo.teach.grade.process import Options, grade
 
 SOURCES = S.ROOT / "book/labs/source"
 FAST = Options(seconds=8, memory=2)
 LAB = Lab("lab1", S.lab())
-# What a worker imports before it knows its notebook.
-IMPORTS = (
-    "torch",
-    "nanogrpo.teach.check",
-    "IPython.core.interactiveshell",
-    "matplotlib_inline.backend_inline",
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def workers():
-    """Workers are forked from one that has imported torch; test_grade.py starts them as a teacher does."""
-    if not warm.POSSIBLE:
-        yield
-        return
-    with warm.Warm(*IMPORTS, env=process._environment()) as server, pytest.MonkeyPatch.context() as patch:
-        names = {"Popen": server.popen, "PIPE": subprocess.PIPE, "DEVNULL": subprocess.DEVNULL}
-        patch.setattr(process, "subprocess", SimpleNamespace(**names))
-        yield
 
 
 def lost(notebook, tmp_path, options=FAST):
