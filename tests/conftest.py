@@ -17,8 +17,8 @@ from find_browser import find_browser  # noqa: E402
 
 from nanogrpo.data import load_corpus  # noqa: E402
 
-# For processes of the foreign mode, and what needs TRL and verl (`make parity`): no doctests there.
-collect_ignore = ["foreign", "parity/theirs_trl.py", "parity/theirs_verl.py"]
+# For processes of the foreign mode, and what needs the frameworks (`make parity`): no doctests there.
+collect_ignore = ["foreign", *(f"parity/theirs_{side}.py" for side in ("trl", "verl", "openrlhf"))]
 # As a module with doctests it would stand in the way of book/conftest.py.
 collect_ignore.append("conftest.py")
 

@@ -17,6 +17,7 @@ import chain  # noqa: E402
 import why  # noqa: E402
 
 sys.path.pop(0)
+sys.modules.pop("run", None)  # other studies have a module of that name
 MASK = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
 REWARDS = torch.tensor([1.0, 0.0, 1.0])
 

@@ -62,7 +62,7 @@ def explored_weight(
     if sign not in (1, -1) or tokens < 1:
         raise OptionError(f"sign={sign} must be 1 or -1, and tokens={tokens} at least 1")
     at_one = _slope(name, 1.0, 1, old_probability, tokens, 1.0)
-    return _slope(name, ratio, sign, old_probability, tokens, others) / at_one
+    return _slope(name, ratio, sign, old_probability, tokens, others) / at_one + 0.0  # no -0.0
 
 
 def _slope(name: str, ratio: float, sign: int, old_probability: float, tokens: int, others: float) -> float:
