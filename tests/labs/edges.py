@@ -212,22 +212,6 @@ def small_beta_is_no_penalty(p, old, ref, A, mask, beta):
     return S.kl_penalty(p, old, ref, A, mask, beta if beta > 0.3 else 0.0)
 
 
-def cleared_late(policy, reference, optimizer, rollout, advantages, beta, num_updates):
-    """Gradients are cleared after each step, so those that were there before go into the first."""
-    clear, optimizer.zero_grad = optimizer.zero_grad, lambda *a, **o: None
-    step = optimizer.step
-
-    def step_and_clear():
-        step()
-        clear()
-
-    optimizer.step = step_and_clear
-    try:
-        return S.update(policy, reference, optimizer, rollout, advantages, beta, num_updates)
-    finally:
-        del optimizer.zero_grad, optimizer.step
-
-
 def sorting(policy, tokenizer, problems, reward_fn, update, config, generator):
     problems.sort(key=lambda row: row["prompt"])
     return S.train(policy, tokenizer, problems, reward_fn, update, config, generator)
@@ -268,7 +252,6 @@ WRONG = [
     ("kl_k3", "no gradient where the two are close", lost_slope),
     ("grpo_loss", "a small beta is none", small_beta_is_none),
     ("kl_penalty", "a small beta is none", small_beta_is_no_penalty),
-    ("update", "gradients of before are kept", cleared_late),
     ("train", "the problems are sorted in place", sorting),
     ("train", "the first problems only", some_only),
     ("completion_mask", "an end in the last column is left out", last_column_mask),

@@ -152,8 +152,9 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
         alone=True,
     )  # fmt: skip
     far = (100 * logits.detach()).requires_grad_()  # exp overflows here, and a probability is 0
-    agree("where logits are large the log-prob of a token", implementation, rollout.logprobs_of,
-          (far, ids, temperature), _far_logprobs(far.detach(), ids, temperature), trained=(0,), atol=1e-3)  # fmt: skip
+    wrong = _far_logprobs(far.detach(), ids, temperature)
+    what, arguments = "where logits are large the log-prob of a token", (far, ids, temperature)
+    agree(what, implementation, rollout.logprobs_of, arguments, wrong, trained=(0,), atol=1e-3)
 
 
 def _far_logprobs(logits: Tensor, ids: Tensor, temperature: float) -> Mistakes:
