@@ -3,8 +3,11 @@
 import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+
+import torch
 
 BOOK = Path(__file__).parents[1] / "book"
 
@@ -22,6 +25,28 @@ def chapter(name: str, also: tuple[str, ...] = ()) -> SimpleNamespace:
     missing = [word for word in also if word not in found]
     assert not missing, f"{name}.ipynb assigns no {missing}"
     return SimpleNamespace(**found)
+
+
+def computed(name: str) -> Iterator[dict]:
+    """All that a chapter computes before its exercises: its cells run in order, and nothing is shown.
+
+    A generator, for a fixture: PyTorch's threads, which chapters set, are as they were afterwards.
+    """
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    space, threads = {}, torch.get_num_threads()
+    try:
+        for cell in json.loads((BOOK / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]:
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "markdown" and "## Exercises" in source:
+                break
+            if cell["cell_type"] == "code":
+                exec(re.sub(r"%pip.*", "pass", source), space)
+        yield space
+    finally:
+        plt.close("all")
+        torch.set_num_threads(threads)
 
 
 def _defines(node: ast.stmt, also: tuple[str, ...]) -> bool:

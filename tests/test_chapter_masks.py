@@ -1,37 +1,16 @@
 """What the chapter on masks and ends claims, from its own cells: direction, size, a margin."""
 
-import re
-from pathlib import Path
-
-import nbformat
 import pytest
-import torch
+from chaptercode import computed
 
 from nanogrpo.show.stats import paired_difference
 
-CHAPTER = Path(__file__).resolve().parents[1] / "book" / "masks.ipynb"
 pytestmark = pytest.mark.slow  # five seeds of some trainings
 
 
 @pytest.fixture(scope="module")
 def cells():
-    """Everything that the chapter computes; its plots are left out, and its exercises."""
-    space, threads = {}, torch.get_num_threads()
-    try:
-        for cell in nbformat.read(CHAPTER, as_version=4).cells:
-            if cell.cell_type == "markdown" and "## Exercises" in cell.source:
-                break
-            # Figures are left out: they are folded, and have no title in the code.
-            figure = (
-                "hide-input" in cell.metadata.get("tags", [])
-                and not cell.source.startswith("# @title")
-                and "RUNS = {" not in cell.source
-            )
-            if cell.cell_type == "code" and not figure:
-                exec(re.sub(r"%pip.*", "pass", cell.source), space)
-        yield space
-    finally:
-        torch.set_num_threads(threads)
+    yield from computed("masks")
 
 
 def ends(cells, kind, name="reward"):

@@ -99,3 +99,17 @@ def test_the_arms_of_the_second_task_spend_the_same_number_of_completions():
     assert set(spent.values()) == {40 * 32}
     paper = chain.ARMS["grpo"]
     assert (paper.scale_rewards, paper.aggregation, paper.baseline) == ("group", "sequence_mean", "group")
+
+
+@pytest.mark.parametrize(
+    ("peak", "tried"), [(2, [1, 2, 4]), (16, [1, 2, 4, 8, 16, 32]), (0.5, [1, 2, 4, 0.5, 0.25])]
+)
+def test_a_rate_at_an_edge_is_not_taken(peak, tried):
+    seen = []
+
+    def ended(rate, seed):
+        seen.append(rate)
+        return -abs(rate - peak)
+
+    assert why.best([1, 2, 4], ended) == peak
+    assert list(dict.fromkeys(seen)) == tried

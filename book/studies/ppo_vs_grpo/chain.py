@@ -4,7 +4,7 @@ import argparse
 import copy
 import json
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import run as study
 import torch
@@ -97,17 +97,6 @@ def run(phase: str, arm: str, rate: float, seed: int) -> float:
     return value
 
 
-def best(arm: str) -> float:
-    """The rate with the highest mean on the tuning seeds; while it lies at an edge, one more is tried."""
-    grid = list(RATES)
-    while True:
-        means = {r: sum(run("chain_tuning", arm, r, seed) for seed in study.TUNING_SEEDS) for r in grid}
-        chosen = max(means, key=means.__getitem__)
-        if min(grid) < chosen < max(grid):
-            return chosen
-        grid.append(chosen / 2 if chosen == min(grid) else chosen * 2)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
@@ -118,7 +107,7 @@ def main() -> None:
         if not (folder / "environment.json").exists():
             (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     for arm in parser.parse_args().arms:
-        rate = best(arm)
+        rate = why.best(RATES, partial(run, "chain_tuning", arm))
         for seed in study.SEEDS:
             run("chain", arm, rate, seed)
         for phase in ("chain_tuning", "chain"):

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,13 +107,14 @@ def run(phase: str, arm: str, rate: float, seed: int) -> float:
     return value
 
 
-def best(arm: str) -> float:
-    """The rate with the highest mean on the tuning seeds; while it lies at an edge, one more is tried."""
-    grid = list(LENGTHS if arm.startswith("straight") else RATES)
+def best(grid: Iterable[float], tuned: Callable[[float, int], float]) -> float:
+    """The rate with the highest mean on the tuning seeds; while it lies at an edge, one more is tried.
+
+    ``tuned`` gives what a run of a rate and a seed ends at; runs that are logged are not made again.
+    """
+    grid = list(grid)
     while True:
-        means = {
-            rate: sum(run("why_tuning", arm, rate, seed) for seed in study.TUNING_SEEDS) for rate in grid
-        }
+        means = {rate: sum(tuned(rate, seed) for seed in study.TUNING_SEEDS) for rate in grid}
         chosen = max(means, key=means.__getitem__)
         if min(grid) < chosen < max(grid):
             return chosen
@@ -130,7 +131,8 @@ def main() -> None:
         if not (folder / "environment.json").exists():
             (folder / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
     for arm in parser.parse_args().arms:
-        rate = best(arm)
+        grid = LENGTHS if arm.startswith("straight") else RATES
+        rate = best(grid, partial(run, "why_tuning", arm))
         if LOGGED.get(arm) != rate:
             for seed in study.SEEDS:
                 run("why", arm, rate, seed)
