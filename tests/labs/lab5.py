@@ -270,7 +270,7 @@ def update(policy, reference, optimizer, rollout, advantages, beta, num_updates)
         ("the same prompts", "same prompts", _train(draw="problems[:P]")),
         (
             "no generator",
-            "Two runs from the same",
+            "draws from torch's own random numbers",
             _train(draw="[problems[i] for i in torch.randperm(len(problems))[:P].tolist()]"),
         ),
         ("rewarded as others", "another prompt", _train(rewarded="problems[:P]")),
