@@ -82,7 +82,7 @@ WRONG = {
     "a prompt only": ("order[:P]", "order[:1] * P", "draws a prompt twice"),
     "with replacement": (
         "torch.randperm(len(problems), generator=generator)",
-        "torch.randint(40, (P,), generator=generator)",
+        "torch.randint(len(problems), (P,), generator=generator)",
         "draws a prompt twice",
     ),
     "prompts by a chance of their own": (
