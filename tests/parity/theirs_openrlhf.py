@@ -38,7 +38,7 @@ def defaults() -> dict[str, object]:
     names = "clip_eps_low clip_eps_high dual_clip token_level_loss policy_loss_type is_correction_level "
     names += "is_correction_mode is_correction_gating is_correction_threshold"
     found = {f"PolicyLoss.{name}": getattr(loss, name) for name in names.split()}
-    found["PolicyLoss.is_correction_threshold"] = str(list(loss.is_correction_threshold))
+    found["PolicyLoss.is_correction_threshold"] = list(loss.is_correction_threshold)
     kl = compute_approx_kl.__defaults__
     return found | {"compute_approx_kl.kl_estimator": kl[1], "compute_approx_kl.unbiased_gradient": kl[2]}
 
