@@ -1,5 +1,6 @@
 # make book    create .venv, run the quickstart live, render the book
-# make test    everything that CI checks
+# make test    everything in half an hour: every chapter, the strict build, a browser
+# make test-thorough  what installs, copies, or repeats by the hundred; MINUTES=15 for as much as fits
 # make test-foreign  the same under another machine's rounding; FOREIGN_SEED=2 for other weights
 # make browser a Chromium for the tests of the pages, if no browser is found
 # make test-versions  the core's tests with other Pythons, torch and numpy
@@ -36,7 +37,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book colab test test-foreign test-versions planted spread browser museum parity trl bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
+.PHONY: book colab test test-thorough test-foreign test-versions planted spread browser museum parity trl bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -90,11 +91,17 @@ tools:
 	  || echo "No npm here, or no network: nothing checks the scripts of the widgets, and axe-core no page."
 
 # One run of pytest: unit tests, doctests, slow tests (the strict build and a browser among them), every chapter.
+# MARK chooses among them; what is marked thorough has a command of its own.
 # Two workers with one thread each; a file, or a chapter, stays with one worker.
-TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile -m "" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
+MARK = not thorough
+TESTS = $(BIN)/python -m pytest -n 2 --dist loadfile -m "$(MARK)" --nbval --nbval-current-env --nbval-cell-timeout 1800 \
   --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg tests nanogrpo $(CHAPTERS) $(PYTEST_ARGS)
 test: lint fonts
 	OMP_NUM_THREADS=1 $(TESTS)
+
+# The thorough tests, in an order drawn from the commit. With MINUTES, those that are not reached are counted at the end.
+test-thorough: $(STAMP) fonts
+	OMP_NUM_THREADS=1 THOROUGH_MINUTES=$(MINUTES) $(BIN)/python -m pytest -n 2 --dist loadfile -m thorough tests $(PYTEST_ARGS)
 
 # The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
 # by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two. What computes nothing is
@@ -102,6 +109,7 @@ test: lint fonts
 FOREIGN_SEED ?= 1
 FOREIGN = FOREIGN_SEED=$(FOREIGN_SEED) PYTHONPATH=$(abspath tests/foreign) ATEN_CPU_CAPABILITY=default \
   MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
+test-foreign: MARK =
 test-foreign: $(STAMP)
 	$(FOREIGN) OMP_NUM_THREADS=1 $(TESTS)
 	$(FOREIGN) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests nanogrpo $(PYTEST_ARGS)

@@ -1,8 +1,11 @@
 """Settings that every test shares, what a machine may lack, and the browser."""
 
 import collections
+import hashlib
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pagecheck
@@ -45,18 +48,39 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, then those with slow tests, then chapters; quick files fill the gaps."""
+    """Files with slow tests first, then chapters; quick files fill the gaps. Thorough ones: see `turns`."""
     if os.environ.get("FOREIGN_SEED"):
         for item in items:
             if "site" in getattr(item, "fixturenames", ()) or item.path.name in COMPUTES_NOTHING:
                 item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
 
-    def turn(item) -> int:
+    drawn = turns()
+
+    def turn(item) -> tuple:
         chapter = item.path.suffix == ".ipynb"
-        return 0 if item.path.name == "test_clean_shell.py" else 1 if item.path in slow else 3 - chapter
+        return 0 if item.path in slow else 2 - chapter, drawn(item.path)
 
     items.sort(key=turn)
+
+
+# For thorough tests, which may have a limit: when they began, and how long they may go on.
+BEGAN, LIMIT = time.monotonic(), os.environ.get("THOROUGH_MINUTES")
+
+
+def turns():
+    """With a limit, the order of files is drawn from the commit, so that each has its turn on some commit."""
+    if not LIMIT:
+        return lambda path: ""
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True).stdout
+    return lambda path: hashlib.sha256(f"{commit}{path.name}".encode()).hexdigest()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if LIMIT and item.get_closest_marker("thorough") and time.monotonic() - BEGAN > 60 * float(LIMIT):
+        pytest.skip(f"time: not begun within {LIMIT} minutes; `make test-thorough` has no limit")
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,7 @@ def test_every_block_is_found_and_known():
         assert sum(word in block for _, block in found) == 1, word
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", range(len(blocks())))
 def test_a_block_runs_as_it_is_written(desk, number):
     name, block = blocks()[number]

@@ -89,7 +89,7 @@ def execute(python, cells, folder, *errors):
     return nbformat.read(after, as_version=4)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_figures_that_move_run_with_the_versions_of_colab(colab, tmp_path, browser):
     stored = nbformat.read(ROOT / "book" / "explorers.ipynb", as_version=4)
     cells = [cell.source for cell in stored.cells if cell.cell_type == "code"]
@@ -109,14 +109,14 @@ def test_the_figures_that_move_run_with_the_versions_of_colab(colab, tmp_path, b
         assert page.trouble == []
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_dashboard_trains_in_the_kernel_of_colab(colab, tmp_path):
     done = execute(colab, [START, WAIT], tmp_path)
     assert VIEW in done.cells[0].outputs[0].data
     assert done.cells[1].outputs[0].text == "Finished, step 5 of 5.\n"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["one-page", "length-bias"])
 def test_the_colab_edition_runs_with_the_versions_of_colab(colab, tmp_path, name):
     """As a reader on Colab does: the committed notebook, solutions included, from top to bottom."""
@@ -127,7 +127,7 @@ def test_the_colab_edition_runs_with_the_versions_of_colab(colab, tmp_path, name
     assert any("data" in output or "text" in output for cell in done.cells for output in cell.outputs)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("lab", sorted(path.stem for path in (ROOT / "book" / "labs").glob("lab*.ipynb")))
 def test_a_student_s_lab_runs_with_the_versions_of_colab(colab, tmp_path, lab):
     """Every cell of the notebook that is handed out, up to the answers, which are still missing."""
@@ -142,7 +142,7 @@ def test_a_student_s_lab_runs_with_the_versions_of_colab(colab, tmp_path, lab):
             assert said and "Nothing is written here yet" in said[0].evalue
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_finished_lab_passes_with_the_versions_of_colab(colab, tmp_path):
     source = nbformat.read(ROOT / "book" / "labs" / "source" / "lab1" / "lab1.ipynb", as_version=4)
     done = execute(colab, [cell.source for cell in source.cells if cell.cell_type == "code"], tmp_path)

@@ -133,7 +133,7 @@ def test_k4_is_k3_up_to_a_gap_of_two_and_has_no_gradient_beyond():
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_another_kl_estimator(repository):
     repository.edit("nanogrpo/kl.py", "\nKL_ESTIMATORS = {", CUT_OFF)
     repository.edit("nanogrpo/kl.py", '"k3": kl_k3}', '"k3": kl_k3, "k4": kl_k4}')
@@ -171,7 +171,7 @@ def test_the_soft_surrogate_has_the_slope_of_the_policy_gradient_at_a_ratio_of_1
 """
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_soft_clip_from_end_to_end(repository):
     change = repository.edit
     change("nanogrpo/losses.py", "\n# What is made of the ratio", SOFT)
@@ -211,7 +211,7 @@ class Reverse(Task):
 def _row('''
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_task(repository, tmp_path):
     repository.edit("nanogrpo/tasks.py", "\ndef _row(", REVERSE)
     repository.edit("nanogrpo/tasks.py", "(Addition(), Lines())", "(Addition(), Lines(), Reverse())")
@@ -248,7 +248,7 @@ def check_overlong_penalty(implementation, draw: Draw) -> None:
 '''
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_check(repository):
     repository.write("nanogrpo/teach/checks/overlong.py", CHECK)
     right = '    ("check_overlong_penalty", lambda n, L, c: ((L - c - n) / c).clamp(-1, 0)),\n'
@@ -260,7 +260,7 @@ def test_a_check(repository):
     repository.test("tests/test_check.py", "tests/test_museum.py")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_lab(repository):
     source = (ROOT / "book/labs/source/lab2/lab2.ipynb").read_text(encoding="utf-8")
     repository.write(
@@ -280,7 +280,7 @@ def test_a_lab(repository):
     table.write_text(
         table.read_text(encoding="utf-8") + row.replace("Lab 2", "Lab 7").replace("lab2", "lab7") + "\n"
     )
-    repository.test("tests/test_labs.py", "-k", "lab7 or spares", "-m", "not slow")
+    repository.test("tests/test_labs.py", "-k", "lab7 or spares", "-m", "not slow and not thorough")
     repository.test("tests/test_guide.py", "tests/test_environment.py")
 
 
@@ -342,13 +342,13 @@ def test_the_control_changes_what_is_said(browser):
 }
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_widget(repository):
     for name, text in WIDGET.items():
         repository.write(name, text)
     assert repository.touched == files("Add a widget", NAME="coin")
     repository.test("tests/test_widgets_coin.py", "tests/test_imports.py")
-    repository.test("tests/test_book.py", "-k", "widgets or module", "-m", "not slow")
+    repository.test("tests/test_book.py", "-k", "widgets or module", "-m", "not slow and not thorough")
     eslint = ROOT / "node_modules" / ".bin" / "eslint"
     if eslint.exists():
         (repository.folder / "node_modules").symlink_to(ROOT / "node_modules")
@@ -382,7 +382,7 @@ It shows heads, or else it shows tails, or its edge.
 Nothing."""
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_chapter(repository):
     notebook = json.loads((ROOT / "book/quickstart.ipynb").read_text(encoding="utf-8"))
     title, setup = notebook["cells"][:2]
@@ -422,6 +422,6 @@ def test_a_chapter(repository):
     assert repository.touched == files("Add a chapter", NAME="coins")
     repository.python("book/_ext/execute.py", "book/coins.ipynb")
     repository.test("tests/test_chapter_coins.py", "tests/test_environment.py")
-    repository.test("tests/test_book.py", "-k", "coins and stored", "-m", "not slow")
+    repository.test("tests/test_book.py", "-k", "coins and stored", "-m", "not slow and not thorough")
     repository.test("tests/test_guide.py", "-k", "coins")
-    repository.test("tests/test_map.py", "-k", "coins", "-m", "not slow")
+    repository.test("tests/test_map.py", "-k", "coins", "-m", "not slow and not thorough")

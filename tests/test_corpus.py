@@ -51,7 +51,7 @@ def pytest_of(folder, *arguments):
     return run(folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", *nbval, *arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_what_was_skipped_is_counted_by_its_reason_and_said_last(desk):
     chapters = ["book/call.ipynb", "book/none.ipynb"]
     code, printed = pytest_of(desk, "-n", "2", "--dist", "loadfile", "tests", *chapters)
@@ -77,7 +77,7 @@ def test_a_chapter_that_reads_the_corpus_unseen_fails_even_where_it_is(desk, mon
     assert pytest_of(desk, "book/call.ipynb", "book/none.ipynb")[0] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_all_chapters_are_run_but_those_that_need_the_corpus(desk):
     before = (desk / "book/call.ipynb").read_bytes()
     nb = nbformat.read(desk / "book/none.ipynb", as_version=4)

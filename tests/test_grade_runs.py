@@ -13,6 +13,17 @@ FAST = Options(seconds=8, memory=2)
 LAB = Lab("lab1", S.lab())
 
 
+# One of each kind, and the rest for the thorough tests: a few seconds each, and there are a hundred.
+FEW = {"as it is", "graded cells edited", "one wrong", "sys.exit", "graded cells that pass", "copies before"}
+
+
+def each(kinds):
+    """The kinds of a table; all but a few are thorough tests."""
+    return [
+        pytest.param(kind, marks=pytest.mark.slow if kind in FEW else pytest.mark.thorough) for kind in kinds
+    ]
+
+
 def lost(notebook, tmp_path, options=FAST):
     """The steps that a notebook loses."""
     graded = grade(S.write(notebook, tmp_path / "lab1.ipynb"), [LAB], options)
@@ -21,21 +32,18 @@ def lost(notebook, tmp_path, options=FAST):
     return {step.name.removesuffix("-tests") for step in graded.steps if not step.points}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", S.RIGHT)
+@pytest.mark.parametrize("kind", each(S.RIGHT))
 def test_right_answers_get_all_points_however_they_are_handed_in(kind, tmp_path):
     assert lost(S.RIGHT[kind](), tmp_path) == set()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", S.PARTLY)
+@pytest.mark.parametrize("kind", each(S.PARTLY))
 def test_a_mistake_costs_its_own_step_and_no_other(kind, tmp_path):
     make, expected = S.PARTLY[kind]
     assert lost(make(), tmp_path) == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", CHEATS)
+@pytest.mark.parametrize("kind", each(CHEATS))
 def test_a_cheat_gets_nothing(kind, tmp_path):
     assert lost(CHEATS[kind](), tmp_path) == set(S.STEPS)
 
@@ -69,7 +77,7 @@ def test_calls_of_the_package_are_told_and_those_of_the_solution_are_not(tmp_pat
     assert graded.points == 80 and not any(step.note for step in graded.steps)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("lab", [path.parent.name for path in sorted(SOURCES.glob("*/*.ipynb"))])
 def test_a_solution_gets_all_points_and_an_unanswered_lab_none(lab):
     labs = labs_in(SOURCES)
@@ -113,7 +121,7 @@ LOSING = (
 CHEATING = ("copies of graded cells that pass", "graded cells that pass")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_nbgrader_gives_the_points_that_the_grader_gives(tmp_path):
     """The tests of the grader say what it gives to these; here is what nbgrader gives."""
     from course import nbgrader  # submissions.py has put its folder on the path

@@ -178,7 +178,7 @@ def test_trouble_at_some_operations(command, capsys):
         assert count > 30 and sum(results.values()) >= 4
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_trouble_at_every_operation(command, kind, capsys):
@@ -187,7 +187,7 @@ def test_trouble_at_every_operation(command, kind, capsys):
     report(capsys, command, kind, count, results)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_trouble_while_an_older_run_is_replaced(kind, capsys):
     old, _ = whole([*COMMANDS["grpo"], "--seed", "5"])
@@ -197,7 +197,7 @@ def test_trouble_while_an_older_run_is_replaced(kind, capsys):
     report(capsys, "grpo --overwrite", kind, count, results)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", ["rm", "ppo"])
 def test_trouble_while_a_killed_run_goes_on(command, kind, capsys):

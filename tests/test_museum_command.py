@@ -69,7 +69,7 @@ def test_a_harmless_change_is_not_reported_as_caught():
     assert examine(Piece("harmless", "kl.py", (edit,), "", "", "", "test_kl.py")).caught_by == ""
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_each_piece_is_caught_with_a_message_that_says_what_is_wrong():
     for finding in examine_all():
         piece = finding.piece

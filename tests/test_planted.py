@@ -27,12 +27,12 @@ def said():
     return dict(zip(jobs, reds(list(jobs.values())), strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_change_that_does_not_matter_leaves_the_chapter_green(said):
     assert said["harmless"] == ""
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FEW)
 def test_a_mistake_turns_a_cell_red(said, name):
     assert said[name].startswith("cell ")

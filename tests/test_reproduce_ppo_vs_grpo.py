@@ -66,7 +66,7 @@ def test_the_margin_is_that_of_a_prediction_and_narrower_for_more_seeds():
     assert margin(values, 3) < margin(values, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_critical_arms_end_where_the_log_says_and_in_its_order_on_every_seed():
     """Each arm's mean of three new seeds within the prediction interval of its logged seeds.
 
