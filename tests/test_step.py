@@ -112,7 +112,8 @@ def test_rounds_of_different_lengths_join_without_changing_a_token():
 
 def test_several_rewards_are_weighed_and_each_is_logged_by_its_name():
     kept, everything = gather(reward=[coin, length], reward_weights=(2.0, -0.5))
-    assert torch.equal(kept.rewards, 2 * kept.parts["coin"] - 0.5 * kept.parts["length"])
+    weighed = 2 * kept.parts["coin"] - 0.5 * kept.parts["length"]
+    assert torch.equal(kept.rewards, weighed), "the weights of the reward functions must count"
     metrics = describe(everything, CONFIG)
     assert metrics["rewards/length/mean"] == kept.parts["length"].mean().item()
     watched, _ = gather(reward=[coin, length], reward_weights=(1.0, 0.0))

@@ -58,8 +58,8 @@ def words(app, pagename: str) -> tuple[str, str, str]:
 
 def add_card(app, pagename, templatename, context, doctree) -> None:
     """Name the card in the head of the page, by its whole address, and draw it if it is not there."""
-    if not doctree or app.builder.format != "html":
-        return
+    if not doctree or app.builder.format != "html" or "ogp_site_url" not in app.config:
+        return  # without the extension for other sites, nobody would read it
     said = words(app, pagename)
     digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
     name = f"{FOLDER}/{Path(pagename).name if said[0] else 'book'}-{digest}.png"
