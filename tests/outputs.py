@@ -146,6 +146,6 @@ def install():
 
     def patient(self, *args, **kwargs):
         start(self, *args, **kwargs)
-        self.output_timeout = patience.SECONDS  # nbval's five are few on a busy machine
+        self.output_timeout = 3 * patience.SECONDS  # nbval's five are few on a busy machine
 
     IPyNbCell.__init__ = patient

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from widgetcheck import PHONE, WIDE, call, close, code_of, mount, numbers
+from widgetcheck import PHONE, WIDE, call, close, code_of, mount, mount_state, numbers, stored_state
 
 from nanogrpo.advantages import group_advantages, leave_one_out
 from nanogrpo.errors import GroupSizeError, OptionError
@@ -152,6 +152,15 @@ def test_two_explorers_on_one_page_keep_their_own_values(browser):
         first.fill("0.3")
         assert (first.input_value(), second.input_value()) == ("0.3", "0.5"), "two widgets share a model"
         assert [numbers(text)[0] for text in page.locator("output").all_inner_texts()] == [0.3, 0.5]
+
+
+@pytest.mark.slow
+def test_a_widget_that_does_not_start_is_told_at_once(browser):
+    state = stored_state(DifficultyExplorer())
+    state["_esm"] += "\nthrow new Error('planted');"
+    with browser.new_context(viewport=WIDE) as context:
+        with pytest.raises(AssertionError, match="not drawn: .*planted"):
+            mount_state(context, [state])
 
 
 @pytest.mark.slow

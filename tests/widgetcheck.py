@@ -10,6 +10,12 @@ from nanogrpo.show.widgets import script
 HOST = Path(__file__).parents[1] / "book" / "_static" / "widgets-host.js"
 WIDE, PHONE = {"width": 1300, "height": 900}, {"width": 390, "height": 844}
 
+# An error of a script ends the wait for what it would have drawn.
+HEARD = """const say = console.error;
+console.error = (...words) => { window.heard = true; say(...words); };
+addEventListener("error", () => { window.heard = true; });
+"""
+
 CALL = """async ([source, name, rows]) => {
   const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
   const module = await import(url);
@@ -57,13 +63,13 @@ def mount_state(context, states: list[dict]):
     page.set_content(
         '<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><body>'
         f'<script type="{kind}-state+json">{state}</script>{"".join(views)}'
-        f"<script>{HOST.read_text(encoding='utf-8')}</script>"
+        f"<script>{HEARD}{HOST.read_text(encoding='utf-8')}</script>"
     )
-    ready = "n => document.querySelectorAll('output').length >= n"
-    try:
-        page.wait_for_function(ready, arg=len(states))
-    except Exception as error:
-        raise AssertionError(f"a widget was not drawn: {page.trouble}") from error
+    page.wait_for_function(
+        "n => window.heard || document.querySelectorAll('output').length >= n", arg=len(states)
+    )
+    if page.evaluate("document.querySelectorAll('output').length") < len(states):
+        raise AssertionError(f"a widget was not drawn: {page.trouble}")
     return page
 
 
