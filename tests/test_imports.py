@@ -20,7 +20,7 @@ LAYERS = [
     {"together"},
     {"packed", "reward_model", "tasks"},
     {"evaluate", "sft", "pretrain", "hub", "microbatches"},
-    {"critic", "step"},
+    {"causal", "critic", "step"},
     {"variants"},
     {"sampler"},
     {"grpo"},
