@@ -61,12 +61,12 @@ class CausalLM(nn.Module):
         self._check_logits()
 
     @property
-    def token(self) -> nn.Module:
+    def token(self) -> Any:
         """The table of tokens, ``(V, C)``."""
         return self.theirs.get_input_embeddings()
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> Any:
         """The last layer, from ``C`` channels to ``V`` logits."""
         return self.theirs.get_output_embeddings()
 

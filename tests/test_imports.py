@@ -21,7 +21,7 @@ LAYERS = [
     {"packed", "reward_model", "tasks"},
     {"evaluate", "sft", "pretrain", "hub", "microbatches"},
     {"causal", "critic", "step"},
-    {"variants"},
+    {"variants", "smollm"},
     {"sampler"},
     {"grpo"},
     {"ppo"},
