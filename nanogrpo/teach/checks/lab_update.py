@@ -16,7 +16,7 @@ from nanogrpo import rollout as rollouts
 from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.checks.compare import agree, call, compare, no_gradient
+from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
@@ -29,9 +29,11 @@ from nanogrpo.teach.checks.losses import (
     one_number,
     padding_does_not_overflow,
     policy_loss,
+    rare,
     ratio_mistakes,
     surrogate_mistakes,
 )
+from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
@@ -84,6 +86,7 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     ratio, advantages, mask, low, high = clip_case(draw)
     logprobs = draw.logprobs(*ratio.shape)
     old = logprobs - ratio.log()
+    rare(logprobs, old)
     A = advantages.detach()[:, None].expand_as(ratio)
     mistakes = surrogate_mistakes(ratio, A, mask, low, high)
     mistakes += [
@@ -105,6 +108,17 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
     got = call(implementation, logprobs, old.detach().masked_fill(~mask, -1e4), *bounds)
     padding_does_not_overflow("loss", got, got, logprobs)
+    arguments = (logprobs, old, *bounds)
+    padding_is_arbitrary(
+        "the loss of a token",
+        implementation,
+        reference,
+        arguments,
+        mask,
+        (0, 1),
+        trained=0,
+        zero_gradient=True,
+    )
 
 
 @register()
@@ -127,7 +141,25 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     right, how = (token_mean, "token_mean") if same else (policy_loss, "sequence_mean")
     mistakes = loss_mistakes(importance_ratio(logprobs, old, mask).detach(), A[:, None].expand_as(mask), mask)
     agree("the loss without KL (beta = 0)", loss, right, batch, mistakes, trained=(0,))
-    check_penalty(implementation, batch, draw.uniform(0.5, 2, 1).item(), how)
+    beta = draw.uniform(0.5, 2, 1).item()
+    check_penalty(implementation, batch, beta, how)
+    _constants_of_loss(implementation, batch, beta)
+    dirty = (*(soiled(x, mask) for x in batch[:3]), *batch[3:])
+    dirty_loss = number_alone(call(implementation, *dirty, beta=beta))
+    not_reached("the loss", dirty_loss)
+    compare("where NaN stands at padding the loss", dirty_loss, call(implementation, *batch, beta=beta))
+
+
+def _constants_of_loss(implementation: Callable, batch: tuple, beta: float) -> None:
+    """All but the policy's log-probs is constant."""
+    logprobs, *others, mask = batch
+    given = [x.detach().requires_grad_() for x in others]
+    loss = number_alone(call(implementation, logprobs, *given, mask, beta=beta))
+    for leaf, why in zip(given, (OLD, REFERENCE, ADVANTAGES), strict=True):
+        no_gradient("the loss", loss, leaf, why)
+
+
+REFERENCE = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
 
 
 @register()
@@ -135,12 +167,14 @@ def check_reference_is_constant(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: a constant reference."""
     logprobs, old, ref, *others = loss_case(draw, draw.mask(3, 4))
     loss = one_number(call(implementation, logprobs, old, ref.requires_grad_(), *others, beta=0.5))
-    why = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
-    no_gradient("the loss", loss, ref, why)
+    no_gradient("the loss", loss, ref, REFERENCE)
 
 
 def _flat(model: GPT) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+STALE = 0.05  # the gradient that stands at each weight before the first update
 
 
 class Updates(NamedTuple):
@@ -156,22 +190,30 @@ class Updates(NamedTuple):
 
 
 def _updated(
-    case: Updates, sign: int = 1, own: bool = False, clear: bool = True, how: str = "sequence_mean"
+    case: Updates,
+    sign: int = 1,
+    own: bool = False,
+    clear: bool = True,
+    how: str = "sequence_mean",
+    stale: float = 0.0,
 ) -> tuple[Tensor, list[float]]:
-    """All weights after some updates, and the loss before each; or a mistake in the loop."""
+    """All weights after some updates, and the loss before each; or a mistake in the loop.
+
+    ``stale`` is what stood in all gradients before, and still counts in the first update.
+    """
     model, sampled, seen = copy.deepcopy(case.policy), case.sampled, []
     weights = list(model.parameters())
-    totals = [torch.zeros_like(p) for p in weights]
+    totals = [torch.full_like(p, stale) for p in weights]
     batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
     ref, mask = token_logprobs(case.reference, *batch).detach(), sampled.completion_mask
-    for _ in range(case.updates):
+    for number in range(case.updates):
         logprobs = token_logprobs(model, *batch)
         old = logprobs.detach() if own else sampled.logprobs
         loss, _ = grpo_loss(logprobs, old, ref, case.advantages, mask, beta=case.beta, aggregation=how)
         seen.append(loss.item())
         with torch.no_grad():
             for p, total, grad in zip(weights, totals, torch.autograd.grad(loss, weights), strict=True):
-                total.mul_(0.0 if clear else 1.0).add_(grad)
+                total.mul_(1.0 if not clear or stale and not number else 0.0).add_(grad)
                 p.sub_(sign * case.lr * total)
     return _flat(model), seen
 
@@ -206,7 +248,13 @@ def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
         (but(updates=updates + 1), {}, f"The policy was updated once too often: {times}"),
         (but(updates=2 * updates), {}, f"The policy was updated twice as often: {times}"),
         (case, {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it is."),
+        (case, {"clear": False, "stale": STALE}, cleared),
         (case, {"clear": False}, cleared),
+        (
+            case,
+            {"stale": STALE},
+            "In the first update a gradient counts that stood there before: clear before you go back.",
+        ),
         (case, {"own": True}, own),
         (case, {"how": "token_mean"}, tokens),
         (but(beta=0.0), {}, pull),
@@ -289,6 +337,8 @@ def _check_updates(implementation: Callable, case: Updates) -> None:
     student, frozen, kept = copy.deepcopy(policy), copy.deepcopy(reference), copy.deepcopy(sampled)
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    for p in student.parameters():
+        p.grad = torch.full_like(p, STALE)
     try:
         got = call(implementation, student, frozen, optimizer, sampled, *others, updates)
     except CheckFailed as failed:
@@ -304,6 +354,8 @@ def _check_updates(implementation: Callable, case: Updates) -> None:
             "updates. Let the optimizer that is handed over take the steps."
         )
     _same_rollout(sampled, kept)
+    if optimizer.param_groups[0]["lr"] != lr:
+        raise CheckFailed("The optimizer's learning rate has changed: the caller sets it.")
     losses = torch.tensor(seen)
     mistakes = [
         (losses[-1:], "Return the losses of all updates, not of the last one."),
@@ -312,6 +364,7 @@ def _check_updates(implementation: Callable, case: Updates) -> None:
         (losses[:-1], "The loss of the last update is missing."),
     ]
     compare("the loss of an update", got, losses, mistakes)
+    listed("losses", got)
 
 
 def _same_rollout(now: Rollout, before: Rollout) -> None:

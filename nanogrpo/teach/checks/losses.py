@@ -13,6 +13,7 @@ from nanogrpo.kl import kl_k3
 from nanogrpo.teach.checks.compare import Mistakes, agree, call, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
+from nanogrpo.teach.checks.padding import CHOOSE, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 aggregate = partial(losses.aggregate, how="sequence_mean")
@@ -28,12 +29,20 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
     logprobs, mask = draw.logprobs(B, T).requires_grad_(), draw.mask(B, T)
     old = logprobs.detach() + 0.4 * draw.normal(B, T)
     old[0, 0] -= 4.0  # a token that has become much more probable
+    rare(logprobs, old)
     old.requires_grad_()
     agree(
         "the ratio", implementation, losses.importance_ratio, (logprobs, old, mask),
         ratio_mistakes(logprobs.detach(), old.detach(), mask), mask, trained=(0,), constants={1: OLD},
         alone=True,
     )  # fmt: skip
+
+
+def rare(logprobs: Tensor, old: Tensor) -> None:
+    """Make a token so improbable that its probability is 0 in float32; its ratio is a number like others."""
+    with torch.no_grad():
+        old[1, 0] += -200.0 - logprobs[1, 0]
+        logprobs[1, 0] = -200.0
 
 
 def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Tensor, str]]:
@@ -52,6 +61,11 @@ def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Te
         (log_ratio, "This is the log-ratio: take its exp."),
         (1 + log_ratio, f"This is exp to the first order only: {right}"),
         (logprobs / old, f"You divide log-probs: {right}"),
+        (
+            logprobs.exp() / old.exp(),
+            f"You take exp of each log-prob: a rare token's is 0 in float32, and 0 / 0 is NaN. Subtract "
+            f"first: {right}",
+        ),
         *[
             (log_ratio.clamp(-most, most).exp(), f"The log-ratio is cut off at {most}: {right}")
             for most in (0.5, 1, 2, 3)
@@ -77,6 +91,12 @@ def check_mask_before_exp(implementation: Callable, draw: Draw) -> None:
     if not isinstance(got, Tensor) or not got.requires_grad or got.shape != mask.shape:
         return  # check_importance_ratio says what is wrong
     padding_does_not_overflow("ratio", got, torch.where(mask, got, 0.0), logprobs)
+    given = (soiled(logprobs, mask), soiled(old, mask))
+    got = call(implementation, *given, mask)
+    slope = gradient("the ratio", torch.where(mask, got, 0.0), given[0])
+    if not got.isfinite().all() or not slope.isfinite().all():
+        what = "ratio" if slope.isfinite().all() else "gradient of the ratio"
+        raise CheckFailed(f"What stands at padding makes the {what} infinite or NaN. {CHOOSE}")
 
 
 def padding_does_not_overflow(what: str, got: Tensor, looked_at: Tensor, logprobs: Tensor) -> None:
@@ -114,6 +134,8 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
         "the loss of a token", implementation, losses.clipped_surrogate, arguments, mistakes, mask, True,
         trained=(0,), constants={1: ADVANTAGES}, alone=True,
     )  # fmt: skip
+    what = "the loss of a token"
+    padding_is_arbitrary(what, implementation, losses.clipped_surrogate, arguments, mask, [0], trained=0)
 
 
 def surrogate_mistakes(
