@@ -82,9 +82,9 @@ def k3_of_masked(p, q, mask):
 
 
 def live_loss(new, old, ref, A, mask, beta=0.0):
-    """The reference and the old log-probs get gradients."""
+    """The reference gets gradients."""
     k3 = torch.where(mask, torch.expm1(ref - new) - (ref - new), 0.0)
-    ratio = torch.where(mask, new - old, 0.0).exp()
+    ratio = losses.importance_ratio(new, old, mask)
     total = losses.clipped_surrogate(ratio, A, mask, 0.2, 0.2) + beta * k3
     return (total.sum(1) / mask.sum(1)).mean()
 
@@ -109,7 +109,7 @@ PADDING = [
     ("importance_ratio", "cut off, not masked", lambda p, o, m: (p - o.detach()).clamp(-20, 20).exp()),
     *shared_loss("k3 times the mask", with_k3(k3_times_mask)),
     *shared_loss("delta times the mask", with_k3(k3_of_masked)),
-    *shared_loss("gradients into constants", live_loss),
+    *shared_loss("gradients into the reference", live_loss),
 ]
 
 # ---- numbers: digits that are lost, far-off scores, units that are small
@@ -157,15 +157,6 @@ def ratio_k3(p, q):
     return r - 1 - r.log()
 
 
-def quotient(new, old, mask):
-    new, old = (torch.where(mask, x, 0.0) for x in (new, old.detach()))
-    return new.exp() / old.exp()
-
-
-def quotient_loss(new, old, A, mask, low, high):
-    return S.clipped_surrogate(quotient(new, old, mask), A, mask, low, high)
-
-
 def product_perplexity(p, mask):
     return torch.where(mask, p.exp(), 1.0).prod(1) ** (-1 / mask.sum(1))
 
@@ -205,8 +196,6 @@ NUMBERS = [
     ("bradley_terry", "twice the gradient at equal scores", kinked_at_clamp),
     ("bradley_terry", "log of a sigmoid", lambda a, b: -torch.sigmoid(a - b).log()),
     ("kl_k3", "the log of a ratio that is 0", ratio_k3),
-    ("importance_ratio", "0 over 0", quotient),
-    ("policy_loss", "0 over 0", quotient_loss),
     ("perplexity", "a product that underflows", product_perplexity),
     ("perplexity", "a certain token is none", nonzero_perplexity),
     ("perplexity", "100 at most", lambda p, m: S.perplexity(p, m).clamp(max=100)),

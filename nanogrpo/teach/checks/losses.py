@@ -29,20 +29,12 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
     logprobs, mask = draw.logprobs(B, T).requires_grad_(), draw.mask(B, T)
     old = logprobs.detach() + 0.4 * draw.normal(B, T)
     old[0, 0] -= 4.0  # a token that has become much more probable
-    rare(logprobs, old)
     old.requires_grad_()
     agree(
         "the ratio", implementation, losses.importance_ratio, (logprobs, old, mask),
         ratio_mistakes(logprobs.detach(), old.detach(), mask), mask, trained=(0,), constants={1: OLD},
         alone=True,
     )  # fmt: skip
-
-
-def rare(logprobs: Tensor, old: Tensor) -> None:
-    """Make a token so improbable that its probability is 0 in float32; its ratio is a number like others."""
-    with torch.no_grad():
-        old[1, 0] += -200.0 - logprobs[1, 0]
-        logprobs[1, 0] = -200.0
 
 
 def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Tensor, str]]:
@@ -61,11 +53,6 @@ def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Te
         (log_ratio, "This is the log-ratio: take its exp."),
         (1 + log_ratio, f"This is exp to the first order only: {right}"),
         (logprobs / old, f"You divide log-probs: {right}"),
-        (
-            logprobs.exp() / old.exp(),
-            f"You take exp of each log-prob: a rare token's is 0 in float32, and 0 / 0 is NaN. Subtract "
-            f"first: {right}",
-        ),
         *[
             (log_ratio.clamp(-most, most).exp(), f"The log-ratio is cut off at {most}: {right}")
             for most in (0.5, 1, 2, 3)
