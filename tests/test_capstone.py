@@ -25,13 +25,6 @@ WRONG = {
     "no learning": ("optimizer.step()", "pass", "optimizer.step was called 0"),
     "a step behind": ("optimizer.zero_grad()\n", "optimizer.step()\n", "It stopped with RuntimeError"),
     "gradients add up": ("optimizer.zero_grad()\n", "pass\n", "zero_grad"),
-    "cleared after the step": (
-        "            optimizer.zero_grad()\n            (per_token.sum(1) / mask.sum(1)).mean().backward()\n"
-        "            optimizer.step()\n",
-        "            (per_token.sum(1) / mask.sum(1)).mean().backward()\n            optimizer.step()\n"
-        "            optimizer.zero_grad()\n",
-        "of an earlier update is still in it",
-    ),
     "a tensor": ("return means", "return torch.tensor(means)", "return a list of them"),
     "mean over tokens": (
         "(per_token.sum(1) / mask.sum(1)).mean()",

@@ -244,7 +244,7 @@ def real_ids(*arguments):
     return ids.float(), logprobs
 
 
-def updating(after=lambda found: found, clear_first=True, graph=False, freeze=False, slower=False):
+def updating(after=lambda found: found, graph=False, freeze=False, slower=False):
     """``update`` that returns or leaves something else."""
 
     def update(policy, reference, optimizer, rollout, advantages, beta, num_updates):
@@ -256,12 +256,9 @@ def updating(after=lambda found: found, clear_first=True, graph=False, freeze=Fa
             loss, _ = losses.grpo_loss(
                 now, old, ref, advantages, mask, beta=beta, aggregation="sequence_mean"
             )
-            if clear_first:
-                optimizer.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            if not clear_first:
-                optimizer.zero_grad()
             found.append(loss if graph else loss.item())
         if freeze:
             policy.requires_grad_(False)
@@ -283,7 +280,6 @@ STATE = [
     ("update", "losses with their graphs", updating(graph=True)),
     ("update", "a tensor of losses", updating(after=torch.tensor)),
     ("update", "lists of losses", updating(after=lambda found: [[x] for x in found])),
-    ("update", "cleared after the step", updating(clear_first=False)),
     ("update", "the policy is frozen", updating(freeze=True)),
     ("update", "a lower rate afterwards", updating(slower=True)),
     ("train", "a tensor of rewards", tensor_of_rewards),

@@ -87,8 +87,6 @@ class Witness:
     def watch(self, optimizer, policy) -> Witness:
         """Stand for an optimizer."""
         self.optimizer, self.weights = optimizer, list(policy.parameters())
-        for p in self.weights:
-            p.grad = torch.full_like(p, 0.05)  # as left there by someone else
         return self
 
     def __getattr__(self, name: str):

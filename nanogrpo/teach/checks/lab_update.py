@@ -165,9 +165,6 @@ def _flat(model: GPT) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-STALE = 0.05  # the gradient that stands at each weight before the first update
-
-
 class Updates(NamedTuple):
     """What the updates of one batch are made of, ``(B,)`` advantages among it."""
 
@@ -186,25 +183,21 @@ def _updated(
     own: bool = False,
     clear: bool = True,
     how: str = "sequence_mean",
-    stale: float = 0.0,
 ) -> tuple[Tensor, list[float]]:
-    """All weights after some updates, and the loss before each; or a mistake in the loop.
-
-    ``stale`` is what stood in all gradients before, and still counts in the first update.
-    """
+    """All weights after some updates, and the loss before each; or a mistake in the loop."""
     model, sampled, seen = copy.deepcopy(case.policy), case.sampled, []
     weights = list(model.parameters())
-    totals = [torch.full_like(p, stale) for p in weights]
+    totals = [torch.zeros_like(p) for p in weights]
     batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
     ref, mask = token_logprobs(case.reference, *batch).detach(), sampled.completion_mask
-    for number in range(case.updates):
+    for _ in range(case.updates):
         logprobs = token_logprobs(model, *batch)
         old = logprobs.detach() if own else sampled.logprobs
         loss, _ = grpo_loss(logprobs, old, ref, case.advantages, mask, beta=case.beta, aggregation=how)
         seen.append(loss.item())
         with torch.no_grad():
             for p, total, grad in zip(weights, totals, torch.autograd.grad(loss, weights), strict=True):
-                total.mul_(1.0 if not clear or stale and not number else 0.0).add_(grad)
+                total.mul_(0.0 if clear else 1.0).add_(grad)
                 p.sub_(sign * case.lr * total)
     return _flat(model), seen
 
@@ -239,13 +232,7 @@ def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
         (but(updates=updates + 1), {}, f"The policy was updated once too often: {times}"),
         (but(updates=2 * updates), {}, f"The policy was updated twice as often: {times}"),
         (case, {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it is."),
-        (case, {"clear": False, "stale": STALE}, cleared),
         (case, {"clear": False}, cleared),
-        (
-            case,
-            {"stale": STALE},
-            "In the first update a gradient counts that stood there before: clear before you go back.",
-        ),
         (case, {"own": True}, own),
         (case, {"how": "token_mean"}, tokens),
         (but(beta=0.0), {}, pull),
@@ -328,8 +315,6 @@ def _check_updates(implementation: Callable, case: Updates) -> None:
     student, frozen, kept = copy.deepcopy(policy), copy.deepcopy(reference), copy.deepcopy(sampled)
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
-    for p in student.parameters():
-        p.grad = torch.full_like(p, STALE)
     try:
         got = call(implementation, student, frozen, optimizer, sampled, *others, updates)
     except CheckFailed as failed:

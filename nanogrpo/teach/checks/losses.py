@@ -78,9 +78,8 @@ def check_mask_before_exp(implementation: Callable, draw: Draw) -> None:
     if not isinstance(got, Tensor) or not got.requires_grad or got.shape != mask.shape:
         return  # check_importance_ratio says what is wrong
     padding_does_not_overflow("ratio", got, torch.where(mask, got, 0.0), logprobs)
-    given = (soiled(logprobs, mask), soiled(old, mask))
-    got = call(implementation, *given, mask)
-    slope = gradient("the ratio", torch.where(mask, got, 0.0), given[0])
+    got = call(implementation, logprobs, soiled(old, mask), mask)
+    slope = gradient("the ratio", torch.where(mask, got, 0.0), logprobs)
     if not got.isfinite().all() or not slope.isfinite().all():
         what = "ratio" if slope.isfinite().all() else "gradient of the ratio"
         raise CheckFailed(f"What stands at padding makes the {what} infinite or NaN. {CHOOSE}")
