@@ -39,6 +39,59 @@ def filled(before, inside=""):
     return lambda: S.insert(answers_with(inside + "\nreturn torch.zeros(3)")(), before)
 
 
+READS = """
+import json, os, pathlib, subprocess, torch
+import numpy as np
+def compiled(path):
+    names = {{}}
+    exec(compile("def f(path): return open(path).read()", os.__file__, "exec"), names)
+    return names["f"](path)
+def linked():
+    os.symlink(PATH, "answers.txt")
+    return open("answers.txt").read()
+class Other:
+    def __fspath__(self): return PATH
+PATH = {path!r}
+WAYS = {{
+    "open": lambda: open(PATH).read(),
+    "bytes": lambda: open(PATH.encode(), "rb").read(),
+    "pathlib": lambda: pathlib.Path(PATH).read_text(),
+    "os": lambda: os.read(os.open(PATH, os.O_RDONLY), 10**7),
+    "a class of names": lambda: open(Other()).read(),
+    "another file name": lambda: compiled(PATH),
+    "a relative path": lambda: open(os.path.relpath(PATH)).read(),
+    "a link": linked,
+    "numpy": lambda: bytes(np.fromfile(PATH, dtype="uint8")).decode(),
+    "torch": lambda: bytes(torch.from_file(PATH, size=os.path.getsize(PATH), dtype=torch.uint8).tolist()),
+    "a program": lambda: subprocess.check_output(["cat", PATH]),
+    "a shell": lambda: os.popen(f"cat {{PATH}}").read(),
+    "the tests": lambda: open(TESTS).read(),
+}}
+TESTS = {tests!r}
+found = []
+for name, way in WAYS.items():
+    try:
+        text = way()
+        found.append(name)
+        for cell in json.loads(text)["cells"]:
+            if "BEGIN SOLUTION" in "".join(cell["source"]):
+                exec("".join(cell["source"]))
+    except BaseException:
+        pass
+"""
+
+
+READING = READS.format(path=str(S.ROOT / "book/labs/source/lab1/lab1.ipynb"), tests=__file__)
+
+
+def reading():
+    """Takes the solutions from the source beside it, in all ways that are known; each step stays as it is."""
+    made = S.insert(S.unanswered(), READING)
+    for step in S.STEPS:
+        S.find(made, step).source = "pass"
+    return made
+
+
 TAMPER = """
 import torch, sys
 from nanogrpo.teach import check

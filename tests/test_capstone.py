@@ -25,6 +25,7 @@ WRONG = {
     "no learning": ("optimizer.step()", "pass", "optimizer.step was called 0"),
     "a step behind": ("optimizer.zero_grad()\n", "optimizer.step()\n", "It stopped with RuntimeError"),
     "gradients add up": ("optimizer.zero_grad()\n", "pass\n", "zero_grad"),
+    "a tensor": ("return means", "return torch.tensor(means)", "return a list of them"),
     "mean over tokens": (
         "(per_token.sum(1) / mask.sum(1)).mean()",
         "(per_token.sum() / mask.sum())",

@@ -85,11 +85,11 @@ def double_sum_gae(rewards, values, mask, gamma, lam):
         deltas = [rewards[i, t].item() + gamma * v[t + 1] - v[t] for t in range(n)]
         for t in range(n):
             A[i, t] = sum((gamma * lam) ** (k - t) * deltas[k] for k in range(t, n))
-    return A, (A + values) * mask
+    return A, A + values.masked_fill(~mask, 0)
 
 
 def loop_token_rewards(scores, mask, kl_, beta):
-    out = -beta * kl_ * mask
+    out = -beta * kl_.masked_fill(~mask, 0)
     for i in range(len(scores)):
         out[i, int(mask[i].sum()) - 1] += scores[i]
     return out
@@ -98,7 +98,7 @@ def loop_token_rewards(scores, mask, kl_, beta):
 def where_surrogate(r, A, mask, low, high):
     A = A.detach().unsqueeze(1)
     up, down = torch.where(r > 1 + high, 1 + high, r), torch.where(r < 1 - low, 1 - low, r)
-    return -torch.where(A > 0, up, down) * A * mask
+    return (-torch.where(A > 0, up, down) * A).masked_fill(~mask, 0)
 
 
 def loop_sequence_mean(x, mask):
@@ -138,7 +138,8 @@ def bce(chosen, rejected):
 def loop_value_loss(v, r, mask, old, c):
     r, old = r.detach(), old.detach()
     near = torch.minimum(torch.maximum(v, old - c), old + c)
-    return torch.where((v - r).abs() > (near - r).abs(), v - r, near - r) ** 2 / 2 * mask
+    far = torch.where((v - r).abs() > (near - r).abs(), v - r, near - r)
+    return far.masked_fill(~mask, 0) ** 2 / 2
 
 
 def kl_div(logits, ref):
@@ -197,7 +198,6 @@ RIGHT = [
     ("check_entropy_sampled", lambda p: -p),
     ("check_importance_ratio", multiplied_ratio),
     ("check_importance_ratio", lambda p, q, mask: p.exp() / q.detach().exp()),
-    ("check_mask_before_exp", multiplied_ratio),
     ("check_mask_before_exp", lambda p, q, mask: (p - q).masked_fill(~mask, 0).exp()),
     ("check_clipped_surrogate", where_surrogate),
     ("check_token_mean", lambda x, mask: x[mask].mean()),
@@ -321,6 +321,7 @@ WRONG = [
     ("check_importance_ratio", lambda p, q, m: p - q.detach(), "take its exp"),
     ("check_importance_ratio", lambda p, q, m: p / q.detach(), "divide log-probs"),
     ("check_mask_before_exp", lambda p, q, m: (p - q).exp() * m, "ratio infinite or NaN"),
+    ("check_mask_before_exp", multiplied_ratio, "do not multiply by the mask"),
     ("check_clipped_surrogate", lambda r, A, m, lo, hi: -r * A[:, None].detach() * m, "Nothing is clipped"),
     ("check_clipped_surrogate", lambda r, A, m, lo, hi: clipped_surrogate(r, A, m, hi, lo), "are swapped"),
     (

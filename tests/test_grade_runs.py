@@ -1,9 +1,12 @@
 """Right answers get their points however handed in, mistakes cost their step, and cheats get nothing."""
 
+import subprocess
+import sys
+
 import nbformat
 import pytest
 import submissions as S
-from cheats import CHEATS, answers_with
+from cheats import CHEATS, READING, answers_with, reading
 
 from nanogrpo.teach.grade.notebook import Lab, labs_in
 from nanogrpo.teach.grade.process import Options, grade
@@ -46,6 +49,19 @@ def test_a_mistake_costs_its_own_step_and_no_other(kind, tmp_path):
 @pytest.mark.parametrize("kind", each(CHEATS))
 def test_a_cheat_gets_nothing(kind, tmp_path):
     assert lost(CHEATS[kind](), tmp_path) == set(S.STEPS)
+
+
+@pytest.mark.slow
+def test_solutions_on_the_disk_can_be_read_but_not_while_the_grader_runs(tmp_path):
+    """All ways work in Python as it is; the grader closes each, and tells the teacher who tried."""
+    told = "print(sorted(set(WAYS) - set(found)), len(found))"
+    done = subprocess.run(
+        [sys.executable, "-c", READING + told], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "[] 13\n", done.stdout + done.stderr
+    graded = grade(S.write(reading(), tmp_path / "lab1.ipynb"), [LAB], FAST)
+    assert graded.points == 0
+    assert "wanted to open " in graded.steps[0].note and "lab1.ipynb" in graded.steps[0].note
 
 
 @pytest.mark.slow

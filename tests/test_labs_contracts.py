@@ -10,6 +10,7 @@ import torch
 from labs.contracts import WRONG
 from labs.derived import SLOW, derived
 from labs.edges import WRONG as EDGES
+from labs.extremes import WRONG as EXTREMES
 from test_labs import SOURCES, answers, prepared, run, steps
 
 from nanogrpo.teach import check
@@ -42,7 +43,7 @@ def said(lab, step, answer):
 
 
 def by_hand(step):
-    return {name: answer for of, name, answer in [*WRONG, *EDGES] if of == step}
+    return {name: answer for of, name, answer in [*WRONG, *EDGES, *EXTREMES] if of == step}
 
 
 def mechanically(lab, step):

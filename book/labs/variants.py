@@ -24,7 +24,8 @@ VARIANTS: dict[str, dict[str, dict[str, list[tuple[str, str, str]]]]] = {
             "sample": [
                 (
                     "lab4-10",
-                    "with the population's deviation (the mean of the squares, not divided by $n - 1$).",
+                    "with the population's deviation (the mean of the squared deviations, not divided by "
+                    "$n - 1$).",
                     "with the sample's deviation (Bessel: divided by $n - 1$).",
                 ),
                 ("lab4-whiten", "kept.std(correction=0)", "kept.std()"),

@@ -431,7 +431,7 @@ def complete(model, prompt, uniforms, eos_id):
         (
             "product",
             "def perplexity(logprobs, mask):\n"
-            "    return logprobs.exp().masked_fill(~mask, 1.0).prod(1) ** (-1 / mask.sum(1))",
+            "    return logprobs.double().exp().masked_fill(~mask, 1.0).prod(1) ** (-1 / mask.sum(1))",
         ),
     ],
 }

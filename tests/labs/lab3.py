@@ -148,7 +148,10 @@ def reinforce_loss(logprobs, advantages, mask):
     return total / len(logprobs)
 """,
         ),
-        ("by the ratio", _loss("-(A * ((logprobs - logprobs.detach()) * mask).sum(1).exp()).mean()")),
+        (
+            "by the ratio",
+            _loss("-(A * torch.where(mask, logprobs - logprobs.detach(), 0).sum(1).exp()).mean()"),
+        ),
         (
             "with the package",
             _loss("losses.aggregate(losses.reinforce_loss(logprobs, A, mask), mask, 'sequence_sum')"),

@@ -14,7 +14,7 @@ def _gae(
 ):
     return f"""
 def gae(rewards, values, mask, gamma, lam):
-    A, V = torch.zeros_like(values), values * mask
+    A, V = torch.zeros_like(values), values.masked_fill(~mask, 0.0)
     for i, n in enumerate(mask.sum(1).tolist()):
         r, v, carried = rewards[i].tolist(), values[i].tolist() + [0.0], 0.0
         v = {values}
@@ -35,7 +35,7 @@ def _clip(value):
     return (
         "def clipped_surrogate(ratio, advantages, mask, clip_low, clip_high):\n"
         "    A = advantages.detach()[:, None]\n    near = ratio.clamp(1 - clip_low, 1 + clip_high)\n"
-        f"    return mask * ({value})"
+        f"    return torch.where(mask, {value}, 0.0)"
     )
 
 
@@ -135,7 +135,7 @@ def whiten(advantages, mask, eps):
         (
             "padding",
             "not zero at padding",
-            _clip("-torch.minimum(ratio * A, near * A)").replace("mask * (", "1 * ("),
+            _clip("-torch.minimum(ratio * A, near * A)").replace("where(mask,", "where(ratio > 0,"),
         ),
     ],
     "value_loss": [
@@ -183,7 +183,7 @@ def token_rewards(scores, mask, kl, beta):
             """
 def token_rewards(scores, mask, kl, beta):
     last = torch.arange(mask.shape[1]) == mask.sum(1, keepdim=True) - 1
-    return last * scores[:, None] - beta * kl * mask
+    return last * scores[:, None] - beta * kl.masked_fill(~mask, 0.0)
 """,
         ),
     ],
@@ -193,9 +193,9 @@ def token_rewards(scores, mask, kl, beta):
             "a matrix of weights",
             """
 def gae(rewards, values, mask, gamma, lam):
-    V, T = values * mask, values.shape[1]
+    V, T = values.masked_fill(~mask, 0.0), values.shape[1]
     after = torch.cat([V[:, 1:], torch.zeros(len(V), 1)], 1)
-    delta = (rewards + gamma * after - V) * mask
+    delta = (rewards + gamma * after - V).masked_fill(~mask, 0.0)
     away = torch.arange(T)[:, None] - torch.arange(T)
     A = delta @ torch.where(away >= 0, (gamma * lam) ** away.clamp(min=0), 0.0) * mask
     return A, A + V
@@ -207,10 +207,10 @@ def gae(rewards, values, mask, gamma, lam):
             "sums",
             """
 def whiten(advantages, mask, eps):
-    n = mask.sum()
-    mean = (advantages * mask).sum() / n
-    square = (((advantages - mean) * mask) ** 2).sum() / n
-    return (advantages - mean) / (square.sqrt() + eps) * mask
+    n, A = mask.sum(), advantages.masked_fill(~mask, 0.0)
+    mean = A.sum() / n
+    square = (((A - mean) * mask) ** 2).sum() / n
+    return (A - mean) / (square.sqrt() + eps) * mask
 """,
         ),
         ("with the package", _white("reference.whiten(A, mask, eps)")),
@@ -224,7 +224,7 @@ def clipped_surrogate(ratio, advantages, mask, clip_low, clip_high):
     A = advantages.detach()[:, None].expand_as(ratio)
     too_far = torch.where(A > 0, ratio > 1 + clip_high, ratio < 1 - clip_low)
     held = torch.where(A > 0, 1 + clip_high, 1 - clip_low)
-    return -torch.where(too_far, held, ratio) * A * mask
+    return -torch.where(mask, torch.where(too_far, held, ratio), 0.0) * A
 """,
         ),
     ],
@@ -235,7 +235,8 @@ def clipped_surrogate(ratio, advantages, mask, clip_low, clip_high):
 def value_loss(values, returns, mask, old_values, clip_range):
     R, old = returns.detach(), old_values.detach()
     near = torch.clamp(values, old - clip_range, old + clip_range)
-    return 0.5 * torch.maximum((values - R).abs(), (near - R).abs()) ** 2 * mask
+    larger = torch.maximum((values - R).abs(), (near - R).abs())
+    return 0.5 * larger.masked_fill(~mask, 0.0) ** 2
 """,
         ),
         (

@@ -346,7 +346,7 @@ def grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=0.0):
     total = 0.0
     for p, old, ref, A, m in zip(logprobs, old_logprobs, ref_logprobs, advantages, mask):
         ratio = (p[m] - old[m]).exp()
-        delta = ref[m] - p[m]
+        delta = ref[m].detach() - p[m]
         kl = torch.expm1(delta) - delta
         total = total + (-torch.minimum(ratio * A, ratio.clamp(0.8, 1.2) * A) + beta * kl).mean()
     return total / len(mask)

@@ -104,7 +104,7 @@ def kl_penalty(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta):
     "importance_ratio": [
         (
             "masked old",
-            _ratio("(logprobs * mask - old_logprobs.detach() * mask).exp()"),
+            _ratio("(torch.where(mask, logprobs, 0) - torch.where(mask, old_logprobs, 0).detach()).exp()"),
         ),
         (
             "filled",

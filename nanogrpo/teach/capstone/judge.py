@@ -12,6 +12,7 @@ from torch import Tensor
 from nanogrpo.teach.capstone.draws import check_draws
 from nanogrpo.teach.capstone.words import WordTask, race, reversing, weak_policy
 from nanogrpo.teach.check import CheckFailed
+from nanogrpo.teach.checks.compare import listed
 
 REACHED = 0.8  # held-out success that a loop must reach
 UPDATES, BETA = 3, 0.5  # of each of the two steps that are looked at
@@ -158,7 +159,7 @@ def _look(learn: Callable, pieces: tuple[Callable, ...], task: WordTask, seed: i
         _look_at_update(seen, number)
 
 
-def _look_at_rewards(seen: Witness, told: object) -> None:
+def _look_at_rewards(seen: Witness, rewards_told: object) -> None:
     rewards = [rewards for rewards, _ in seen.rewards]
     if [tuple(r.shape) for r in rewards] != [(16, 16)] * 2:
         raise CheckFailed(
@@ -166,11 +167,12 @@ def _look_at_rewards(seen: Witness, told: object) -> None:
         )
     means = torch.stack([r.double().mean() for r in rewards])
     try:
-        told = torch.as_tensor(told, dtype=torch.float64)
+        told = torch.as_tensor(rewards_told, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         told = torch.zeros(0)
     if told.shape != (2,) or not torch.allclose(told, means, atol=1e-4):
         raise CheckFailed("Return a list with the mean reward of each step, one number a step.")
+    listed("mean rewards", rewards_told)
 
 
 def _look_at_update(seen: Witness, number: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from nanogrpo import advantages
 from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, compare, number
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 
@@ -225,6 +226,7 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
     ]
     names, arguments = ("the advantage", "the critic's target"), (rewards, values, mask, gamma, lam)
     agree_in_parts(names, implementation, advantages.gae, arguments, (mistakes, targets), mask, alone=True)
+    padding_is_arbitrary(names, implementation, advantages.gae, arguments, mask, (0, 1))
 
 
 def _gae(rewards, values, mask, gamma: float, decay: float, bootstrap: bool = False) -> Tensor:
@@ -244,6 +246,7 @@ def check_token_rewards(implementation: Callable, draw: Draw) -> None:
     """``f(scores, mask, kl, beta)``: the score on the last token, less the price of each one's KL."""
     B, T, beta = draw.integer(3, 5), draw.integer(4, 6), draw.uniform(0.1, 0.5, 1).item()
     mask, scores, kl = draw.mask(B, T), 3 + draw.normal(B), draw.normal(B, T)
+    scores[-1] = 20 + 10 * scores[-1].abs()  # no score is too large
     penalty, end = torch.where(mask, -beta * kl, 0.0), mask.sum(1, keepdim=True)  # (B, T), (B, 1)
 
     def put(column: Tensor, penalty: Tensor = penalty, scores: Tensor = scores) -> Tensor:
@@ -294,6 +297,14 @@ def check_token_rewards(implementation: Callable, draw: Draw) -> None:
         ),
         (put(end - 1, -beta * kl), "Padding pays KL, too: mask the penalty."),
         (put(end - 1, torch.zeros_like(kl)), "The KL penalty is missing."),
+        *[
+            (
+                put(end - 1, scores=scores.clamp(-most, most)),
+                f"Scores are cut off at {most}: take them as they are.",
+            )
+            for most in (1, 5, 10)
+        ],
     ]
-    arguments = (scores, mask, kl, beta)
-    agree("the reward of a token", implementation, advantages.token_rewards, arguments, mistakes, alone=True)
+    arguments, right = (scores, mask, kl, beta), advantages.token_rewards
+    agree("the reward of a token", implementation, right, arguments, mistakes, alone=True)
+    padding_is_arbitrary("the reward of a token", implementation, right, arguments, mask, [2])

@@ -15,16 +15,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nanogrpo.teach.checks import explain
+from nanogrpo.teach.checks import explain, keep
 from nanogrpo.teach.checks.registry import CheckFailed
 
 Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
 
 
 def call(function: Callable, *arguments, **options):
-    """Call an implementation; what it raises, and an argument that it changes, are failures of the check."""
-    tensors = [(i, a, a.detach().clone()) for i, a in enumerate(arguments) if isinstance(a, Tensor)]
-    chance = torch.get_rng_state()
+    """Call an implementation; what it raises, and what it changes, are failures of the check."""
+    unchanged = keep.watch([*arguments, *options.values()])
     try:
         result = function(*arguments, **options)
     except CheckFailed:
@@ -36,17 +35,7 @@ def call(function: Callable, *arguments, **options):
             f"It stopped with {type(error).__name__}: {_told(error)}. It was called with "
             f"{', '.join(map(_describe, [*arguments, *options.values()]))}."
         ) from error
-    if not torch.equal(torch.get_rng_state(), chance):
-        raise CheckFailed(
-            "Your function draws from torch's own random numbers, or seeds them: all chance comes from its "
-            "arguments, and the numbers of others stay as they are."
-        )
-    for i, now, before in tensors:
-        if not torch.equal(now.detach().nan_to_num(), before.nan_to_num()):
-            raise CheckFailed(
-                f"Your function changes its argument {i + 1} in place: the caller still needs it. Use "
-                "operations without a trailing underscore, or clone first."
-            )
+    unchanged()
     if result is None:
         raise CheckFailed("Your function returns None: is its return missing?")
     return result
@@ -245,6 +234,21 @@ def number(what: str, got) -> Tensor:
             "they are, device=argument.device."
         )
     return got if type(got) in (Tensor, torch.nn.Parameter) else got.as_subclass(Tensor)
+
+
+def listed(what: str, got) -> None:
+    """Raise CheckFailed unless right numbers come as a list of numbers, without a graph behind them."""
+    if not isinstance(got, list | tuple):
+        article = "an" if type(got).__name__[0] in "aeiou" else "a"
+        raise CheckFailed(
+            f"The {what} are right, and they are {article} {type(got).__name__}: return a list of them."
+        )
+    if any(isinstance(x, Tensor) and x.requires_grad for x in got):
+        raise CheckFailed(
+            f"The {what} are tensors with the whole graph behind them, which stays in memory: use .item()."
+        )
+    if any(getattr(x, "ndim", 0) or isinstance(x, list | tuple) for x in got):
+        raise CheckFailed(f"Each of the {what} is itself a list: return plain numbers, .item().")
 
 
 def compare(

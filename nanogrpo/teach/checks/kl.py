@@ -21,6 +21,8 @@ def _pair(draw: Draw) -> tuple[Tensor, Tensor]:
     ref = logprobs + 0.7 * draw.normal(*logprobs.shape)
     logprobs.view(-1)[0], ref.view(-1)[0] = -12.0, -12.0 + draw.uniform(3, 4, 1).item()  # far apart
     logprobs.view(-1)[1], ref.view(-1)[1] = -0.2, -0.2 - draw.uniform(6, 8, 1).item()
+    if logprobs.numel() > 2:  # the reference holds it for impossible, as far as float32 goes
+        logprobs.view(-1)[2], ref.view(-1)[2] = -0.3, -120.0
     return logprobs.requires_grad_(), ref
 
 

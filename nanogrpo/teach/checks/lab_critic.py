@@ -10,7 +10,13 @@ from torch import Tensor
 from nanogrpo import advantages
 from nanogrpo.teach.checks.compare import agree
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import register
+
+MOMENTS = (
+    "The mean of the squares less the square of the mean has lost its digits: both are large here, and their "
+    "difference is not. Take the mean of the squared deviations, or torch.var."
+)
 
 
 @register()
@@ -58,6 +64,14 @@ def check_whiten(implementation: Callable, draw: Draw) -> None:
     agree(
         "the whitened advantage", implementation, advantages.whiten, arguments, mistakes, mask, True,
         alone=True,
+    )  # fmt: skip
+    padding_is_arbitrary("the whitened advantage", implementation, advantages.whiten, arguments, mask, [0])
+    high = torch.where(mask, A + 3000, A)  # the squares have no digits left for the deviation
+    by_moments = ((high[mask] ** 2).mean() - high[mask].mean() ** 2).clamp(min=0).sqrt()
+    lost = torch.where(mask, (high - high[mask].mean()) / (by_moments + eps), 0.0)
+    agree(
+        "where the mean is large the whitened advantage", implementation, advantages.whiten,
+        (high, mask, eps), [(lost, MOMENTS)], mask, True, rtol=5e-3, atol=5e-3,
     )  # fmt: skip
 
 
@@ -135,3 +149,25 @@ def check_explained_variance(implementation: Callable, draw: Draw) -> None:
         ]
         arguments = (values, returns, mask)
         agree("the explained variance", implementation, _explained_variance, arguments, mistakes)
+    _hard_to_explain(implementation, values, returns, mask)
+
+
+def _hard_to_explain(implementation: Callable, values: Tensor, returns: Tensor, mask: Tensor) -> None:
+    """Padding of NaN; returns with a mean that is large against their spread; a small unit of the reward."""
+    what = "the explained variance"
+    padding_is_arbitrary(what, implementation, _explained_variance, (values, returns, mask), mask, (0, 1))
+    high = (values + 3000, returns + 3000, mask)
+
+    def moments(x: Tensor) -> Tensor:
+        return x.square().mean() - x.mean() ** 2
+
+    by_moments = 1 - moments((returns - values)[mask]) / moments(high[1][mask])
+    agree(
+        f"where the mean is large {what}", implementation, _explained_variance, high,
+        [(by_moments, MOMENTS)], rtol=5e-3, atol=5e-3,
+    )  # fmt: skip
+    small = (1e-4 * values, 1e-4 * returns, mask)
+    error, spread = ((x[mask]).var() for x in (small[1] - small[0], small[1]))
+    added = "is added to a variance: in a small unit of the reward it counts, and the share has no unit."
+    mistakes = [(1 - error / (spread + eps), f"{eps:g} {added}") for eps in (1e-12, 1e-8, 1e-6, 1e-5, 1e-4)]
+    agree(f"where returns are small {what}", implementation, _explained_variance, small, mistakes)

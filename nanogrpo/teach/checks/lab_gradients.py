@@ -8,8 +8,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, gradient, no_gradient, number
+from nanogrpo.teach.checks.compare import (
+    agree,
+    agree_in_parts,
+    call,
+    compare,
+    gradient,
+    no_gradient,
+    number,
+    parts,
+)
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.padding import not_reached, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 
@@ -23,6 +33,7 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
     logprobs, mask = draw.logprobs(B, T), draw.mask(B, T)
     advantages = draw.normal(B)
     advantages[-1] = 0.0  # a row that is as good as its baseline is one of the B
+    logprobs[0, 1] = -40.0  # the more improbable a token was, the more there is to learn
     advantages.requires_grad_()
 
     def slope(logprobs, advantages, mask):
@@ -71,6 +82,13 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
             f"The row whose advantage is 0 is not counted: the mean is over all {B} rows.",
         ),
         (-A.mean() * mask / B, "Every row gets the mean advantage: row i has its own, advantages[i]."),
+        *[
+            (
+                right * (logprobs > least),
+                f"Below {least} a log-prob gets no gradient: you cut it off, where most is to be learned.",
+            )
+            for least in (-30, -20, -10, -5)
+        ],
         (right * last, "Only the last token gets a gradient: add the log-probs of the whole completion."),
     ]
 
@@ -78,6 +96,10 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
     agree("the gradient of the loss by the log-probs", slope, reference, arguments, mistakes, alone=True)
     loss = call(implementation, *arguments)
     no_gradient("the loss", loss, advantages, "the advantages: they are constants here, so detach them.")
+    leaf = soiled(logprobs, mask)
+    loss = number("the loss", call(implementation, leaf, advantages, mask))
+    not_reached("the loss", loss)
+    not_reached("the gradient of the loss", torch.where(mask, gradient("the loss", loss, leaf), 0.0))
 
 
 def _world(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,6 +147,7 @@ def check_exact_gradient(implementation: Callable, draw: Draw) -> None:
         ),
     ]
     agree("the gradient", implementation, _exact, (probs, rewards, scores), mistakes)
+    agree("for one parameter alone the gradient", implementation, _exact, (probs, rewards, scores[:, :1]))
 
 
 def _expected(probs: Tensor, estimates: Tensor) -> Tensor:
@@ -174,6 +197,8 @@ def check_expected_estimate(implementation: Callable, draw: Draw) -> None:
         (pairs[..., None] * estimates, "Add up the pairs: axes 0 and 1."),
     ]
     agree("the expectation", implementation, _expected, (probs, estimates), mistakes)
+    single = (probs, estimates[..., :1])
+    agree("for one parameter alone the expectation", implementation, _expected, single)
 
 
 def _baseline(probs: Tensor, rewards: Tensor, scores: Tensor) -> Tensor:
@@ -219,6 +244,16 @@ def check_best_baseline(implementation: Callable, draw: Draw) -> None:
         (-right, "The sign is reversed: the baseline is subtracted from the reward later."),
     ]
     agree("the baseline", implementation, _baseline, (probs, rewards, scores), mistakes)
+    flat = 1e-4 * scores  # as those of a policy that is nearly sure
+    weights = probs * flat.square().sum(1)
+    added = [
+        (
+            (weights * rewards).sum() / (weights.sum() + eps),
+            f"{eps:g} is added below the line: where scores are short it outweighs E[|s|^2].",
+        )
+        for eps in (1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)
+    ]
+    agree("where scores are short the baseline", implementation, _baseline, (probs, rewards, flat), added)
 
 
 def _mean_and_error(estimates: Tensor) -> tuple[Tensor, Tensor]:
@@ -279,3 +314,36 @@ def check_mean_and_error(implementation: Callable, draw: Draw) -> None:
     ]
     names = ("the mean", "the standard error")
     agree_in_parts(names, implementation, _mean_and_error, (estimates,), (means, errors))
+    single = tuple(f"for one parameter alone {name}" for name in names)
+    agree_in_parts(single, implementation, _mean_and_error, (estimates[:, :1],), ((), ()))
+    _hard_to_measure(implementation, estimates)
+
+
+def _hard_to_measure(implementation: Callable, estimates: Tensor) -> None:
+    """A mean that is large against the spread, and a small spread."""
+    names = ("the mean", "the standard error")
+    M, high, small = len(estimates), estimates + 3000, 1e-4 * estimates
+    moments = (high.square().mean(0) - high.mean(0) ** 2).clamp(min=0)
+    lost = [
+        (
+            (moments / (M - shift)).sqrt(),
+            "The mean of the squares less the square of the mean has lost its digits: both are large here, "
+            "and their difference is not. Take the squared deviations from the mean, or torch.std.",
+        )
+        for shift in (0, 1)
+    ]
+    mean, error = parts(call(implementation, high), names)
+    mean_there, error_there = _mean_and_error(high)
+    compare("where the mean is large the mean", mean, mean_there)
+    compare("where the mean is large the standard error", error, error_there, lost, rtol=5e-3, atol=5e-3)
+    added = [
+        (
+            ((small.var(0) + eps) / M).sqrt(),
+            f"{eps:g} is added under the root: where the estimates hardly differ it is larger than they are.",
+        )
+        for eps in (1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4)
+    ]
+    _, error = parts(call(implementation, small), names)
+    compare(
+        "where the spread is small the standard error", error, _mean_and_error(small)[1], added, atol=1e-9
+    )

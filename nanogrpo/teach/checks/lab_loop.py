@@ -18,7 +18,7 @@ from nanogrpo.rollout import Rollout, token_logprobs
 from nanogrpo.step import Batch
 from nanogrpo.step import update as update_weights
 from nanogrpo.tasks import Addition, Problem, exact_match
-from nanogrpo.teach.checks.compare import call, compare
+from nanogrpo.teach.checks.compare import call, compare, listed
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -190,6 +190,7 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
             (means * config.group_size * config.prompts_per_step, "These are sums: return mean rewards."),
             (best, "These are the best rewards: return mean rewards."),
         ])  # fmt: skip
+        listed("mean rewards", got)
     if runs[0][0] == runs[2][0]:
         raise CheckFailed(
             "Two runs from two generators drew the same prompts: draw them by chance, torch.randperm."
@@ -199,6 +200,12 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
         raise CheckFailed(
             f"Of {len(problems)} problems only {len(ever)} are ever drawn: draw from all of them."
         )
+    places = [sorted(map([row["prompt"] for row in before].index, step)) for run in runs for step in run[0]]
+    if all(_in_a_row(step, len(before)) for step in places):  # by chance once in 10^10 checks
+        raise CheckFailed(
+            "Each step draws problems that stand side by side in the list: draw each by chance, "
+            "torch.randperm."
+        )
     first, second = (tuple(seen[0] for seen in run) for run in runs[:2])  # what the first step saw
     if first != second:
         what = "drew other prompts" if first[0] != second[0] else "sampled other completions"
@@ -206,6 +213,12 @@ def _check_steps(implementation: Callable, draw: Draw) -> None:
             f"Two runs from the same generator {what}: give generator to torch.randperm and to sample, or no "
             "run can be repeated."
         )
+
+
+def _in_a_row(places: list[int], n: int) -> bool:
+    """Whether places of a list of n are neighbors; the last and the first are, too."""
+    gaps = [(b - a) % n for a, b in zip(places, [*places[1:], places[0]], strict=True)]
+    return sum(gap != 1 for gap in gaps) <= 1
 
 
 def _check_chance(implementation: Callable, draw: Draw) -> None:

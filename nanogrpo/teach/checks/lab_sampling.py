@@ -12,6 +12,8 @@ from nanogrpo import rollout
 from nanogrpo.model import GPT
 from nanogrpo.teach.checks.compare import agree, call, compare, parts
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.keep import with_gradients
+from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 
@@ -37,6 +39,7 @@ def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[Arguments,
         model, prompt = draw.model(6), (eos + draw.integers(1, 5, draw.integer(3, 4))) % 6
         prompt[0] = eos  # an end that was not sampled ends nothing
         model.head.weight.mul_(0.3)  # varied samples
+        with_gradients(model.train(bool(draw.integer(0, 1))))  # all of it stays
         for _ in range(10):
             uniforms = draw.uniform(0.02, 1, N)
             loop = _complete(model, prompt, uniforms)
@@ -54,6 +57,10 @@ def check_complete(implementation: Callable, draw: Draw) -> None:
         arguments, loop, end = _case(draw, N, wanted)
         names = ("the ids (n,) of the completion", "their log-probs (n,)")
         ids, logprobs = parts(call(implementation, *arguments), names)
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            raise CheckFailed(
+                f"The ids are of {ids.dtype}: return whole numbers, as sample_token gives them."
+            )
         if ids.shape != logprobs.shape:
             raise CheckFailed(
                 f"Ids of shape {tuple(ids.shape)} and log-probs of shape {tuple(logprobs.shape)}: return one "
@@ -137,6 +144,7 @@ def check_perplexity(implementation: Callable, draw: Draw) -> None:
     B, T = draw.integer(3, 5), draw.integer(6, 8)
     logprobs = draw.logprobs(B, T) * draw.uniform(0.5, 3, B, 1)  # padding is not zero
     mask = draw.mask(B, T)
+    logprobs[0, 1] = 0.0  # a certain token is a token
     kept, n = torch.where(mask, logprobs, 0.0), mask.sum(1)
     surprise = -kept.sum(1) / n  # (B,)
     early = mask & (torch.arange(T) < n[:, None] - 1)
@@ -179,7 +187,16 @@ def check_perplexity(implementation: Callable, draw: Draw) -> None:
     mistakes += [((-kept.sum(1) / divisor).exp(), f"You divide by {name}: each completion has n = "
                                                   "mask.sum(1) tokens.")
                  for divisor, name in divisors]  # fmt: skip
-    agree("the perplexity", implementation, _perplexity, (logprobs, mask), mistakes, alone=True)
+    seen = torch.where(kept == 0, 0.0, 1.0).sum(1)
+    mistakes.append(((-kept.sum(1) / seen).exp(), "A token of log-prob 0 is not counted: count the mask."))
+    arguments = (logprobs, mask)
+    agree("the perplexity", implementation, _perplexity, arguments, mistakes, alone=True)
+    padding_is_arbitrary("the perplexity", implementation, _perplexity, arguments, mask, [0])
+    rare = torch.where(mask, logprobs - 28, logprobs)  # no float32 holds the product of the probabilities
+    agree("where tokens are improbable the perplexity", implementation, _perplexity, (rare, mask), [
+        (_perplexity(rare, mask).clamp(max=most), f"It is cut off at {most:g}: it has no upper bound.")
+        for most in (100, 1e3, 1e4, 1e6)
+    ])  # fmt: skip
     even = torch.full((1, T), -math.log(7.0))
     got = call(implementation, even, even < 0)
     compare("the perplexity of tokens of probability 1/7", got, torch.tensor([7.0]))

@@ -16,7 +16,7 @@ from nanogrpo import rollout as rollouts
 from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.checks.compare import agree, call, compare, no_gradient
+from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
@@ -32,6 +32,7 @@ from nanogrpo.teach.checks.losses import (
     ratio_mistakes,
     surrogate_mistakes,
 )
+from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
@@ -105,6 +106,17 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
     got = call(implementation, logprobs, old.detach().masked_fill(~mask, -1e4), *bounds)
     padding_does_not_overflow("loss", got, got, logprobs)
+    arguments = (logprobs, old, *bounds)
+    padding_is_arbitrary(
+        "the loss of a token",
+        implementation,
+        reference,
+        arguments,
+        mask,
+        (0, 1),
+        trained=0,
+        zero_gradient=True,
+    )
 
 
 @register()
@@ -127,7 +139,18 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     right, how = (token_mean, "token_mean") if same else (policy_loss, "sequence_mean")
     mistakes = loss_mistakes(importance_ratio(logprobs, old, mask).detach(), A[:, None].expand_as(mask), mask)
     agree("the loss without KL (beta = 0)", loss, right, batch, mistakes, trained=(0,))
-    check_penalty(implementation, batch, draw.uniform(0.5, 2, 1).item(), how)
+    beta = draw.uniform(0.5, 2, 1).item()
+    check_penalty(implementation, batch, beta, how)
+    ref = batch[2].clone().requires_grad_()
+    loss_of_ref = number_alone(call(implementation, *batch[:2], ref, *batch[3:], beta=beta))
+    no_gradient("the loss", loss_of_ref, ref, REFERENCE)
+    dirty = (*(soiled(x, mask) for x in batch[:3]), *batch[3:])
+    dirty_loss = number_alone(call(implementation, *dirty, beta=beta))
+    not_reached("the loss", dirty_loss)
+    compare("where NaN stands at padding the loss", dirty_loss, call(implementation, *batch, beta=beta))
+
+
+REFERENCE = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
 
 
 @register()
@@ -135,8 +158,7 @@ def check_reference_is_constant(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=...)``: a constant reference."""
     logprobs, old, ref, *others = loss_case(draw, draw.mask(3, 4))
     loss = one_number(call(implementation, logprobs, old, ref.requires_grad_(), *others, beta=0.5))
-    why = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."
-    no_gradient("the loss", loss, ref, why)
+    no_gradient("the loss", loss, ref, REFERENCE)
 
 
 def _flat(model: GPT) -> Tensor:
@@ -156,7 +178,11 @@ class Updates(NamedTuple):
 
 
 def _updated(
-    case: Updates, sign: int = 1, own: bool = False, clear: bool = True, how: str = "sequence_mean"
+    case: Updates,
+    sign: int = 1,
+    own: bool = False,
+    clear: bool = True,
+    how: str = "sequence_mean",
 ) -> tuple[Tensor, list[float]]:
     """All weights after some updates, and the loss before each; or a mistake in the loop."""
     model, sampled, seen = copy.deepcopy(case.policy), case.sampled, []
@@ -304,6 +330,8 @@ def _check_updates(implementation: Callable, case: Updates) -> None:
             "updates. Let the optimizer that is handed over take the steps."
         )
     _same_rollout(sampled, kept)
+    if optimizer.param_groups[0]["lr"] != lr:
+        raise CheckFailed("The optimizer's learning rate has changed: the caller sets it.")
     losses = torch.tensor(seen)
     mistakes = [
         (losses[-1:], "Return the losses of all updates, not of the last one."),
@@ -312,6 +340,7 @@ def _check_updates(implementation: Callable, case: Updates) -> None:
         (losses[:-1], "The loss of the last update is missing."),
     ]
     compare("the loss of an update", got, losses, mistakes)
+    listed("losses", got)
 
 
 def _same_rollout(now: Rollout, before: Rollout) -> None:

@@ -13,6 +13,7 @@ from nanogrpo.kl import kl_k3
 from nanogrpo.teach.checks.compare import Mistakes, agree, call, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
+from nanogrpo.teach.checks.padding import CHOOSE, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 aggregate = partial(losses.aggregate, how="sequence_mean")
@@ -77,6 +78,11 @@ def check_mask_before_exp(implementation: Callable, draw: Draw) -> None:
     if not isinstance(got, Tensor) or not got.requires_grad or got.shape != mask.shape:
         return  # check_importance_ratio says what is wrong
     padding_does_not_overflow("ratio", got, torch.where(mask, got, 0.0), logprobs)
+    got = call(implementation, logprobs, soiled(old, mask), mask)
+    slope = gradient("the ratio", torch.where(mask, got, 0.0), logprobs)
+    if not got.isfinite().all() or not slope.isfinite().all():
+        what = "ratio" if slope.isfinite().all() else "gradient of the ratio"
+        raise CheckFailed(f"What stands at padding makes the {what} infinite or NaN. {CHOOSE}")
 
 
 def padding_does_not_overflow(what: str, got: Tensor, looked_at: Tensor, logprobs: Tensor) -> None:
@@ -114,6 +120,8 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
         "the loss of a token", implementation, losses.clipped_surrogate, arguments, mistakes, mask, True,
         trained=(0,), constants={1: ADVANTAGES}, alone=True,
     )  # fmt: skip
+    what = "the loss of a token"
+    padding_is_arbitrary(what, implementation, losses.clipped_surrogate, arguments, mask, [0], trained=0)
 
 
 def surrogate_mistakes(

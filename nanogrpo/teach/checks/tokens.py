@@ -20,6 +20,7 @@ from nanogrpo.teach.checks.compare import (
     parts,
 )
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 EOS, PAD = 1, 0
@@ -39,6 +40,7 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
     """``f(model, prompt_ids, prompt_lens, completion_ids)``: log-probs of the completion tokens."""
     P, G, T, V = draw.integer(2, 3), draw.integer(2, 3), draw.integer(3, 4), 7
     model, lens = draw.model(V), torch.tensor([2, 4, draw.integer(2, 4)][:P])
+    with_gradients(model.train(bool(draw.integer(0, 1))))  # all of it stays
     prompts = draw.integers(2, V - 1, P, 4).masked_fill(torch.arange(4) >= lens[:, None], PAD)  # (P, 4)
     mask = draw.mask(P * G, T)
     ids = draw.integers(2, V - 1, P * G, T).masked_fill(~mask, PAD)
@@ -302,16 +304,16 @@ def _at_one(implementation: Callable, draw: Draw, temperature: float) -> None:
 
 def _near_one(implementation: Callable, draw: Draw, temperature: float) -> None:
     """Numbers near 1 are numbers as any other; and a sum that is as large as u has reached it."""
-    V, rare = draw.integer(4, 6), 1e-3
+    V, rare = draw.integer(4, 6), 1e-4
     probs = torch.full((1, V), rare)
     probs[0, 0] = 1 - (V - 1) * rare
     u = torch.tensor([0.5 * (0.99 + float(probs[0, 0])), float(probs[0, 0]) + rare / 2])
     tokens, _ = call(implementation, (temperature * probs.log()).expand(2, V), u, temperature)
     if number("the token", tokens).tolist() != [0, 1]:
         raise CheckFailed(
-            f"With the sums {[round(x, 3) for x in probs[0].cumsum(0).tolist()]} the numbers u = {u[0]:.4f} "
-            f"and {u[1]:.4f} give the tokens {tokens.tolist()}, expected [0, 1]: take u as it is, and limit "
-            "the ids where no sum reaches it."
+            f"With the sums {[round(x, 5) for x in probs[0].cumsum(0).tolist()]} the numbers u = {u[0]:.5f} "
+            f"and {u[1]:.5f} give the tokens {tokens.tolist()}, expected [0, 1]: take u as it is, add up in "
+            "float32 or better, and limit the ids where no sum reaches it."
         )
     certain = torch.full((1, V), -1e4 * temperature)
     certain[0, 0] = 0.0

@@ -12,6 +12,7 @@ from nanogrpo import critic, grpo, losses, rollout
 from nanogrpo.tasks import Addition
 from nanogrpo.teach.checks.compare import agree, call, compare, gradient, number
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
 
@@ -105,8 +106,35 @@ def check_bradley_terry(implementation: Callable, draw: Draw) -> None:
         "the loss of a pair", implementation, losses.bradley_terry_loss, arguments, mistakes,
         trained=(0, 1), alone=True,
     )  # fmt: skip
+    _curved(implementation, draw)
     for size in (200.0, 1000.0):
         _far_apart(implementation, size)
+
+
+def _curved(implementation: Callable, draw: Draw) -> None:
+    """The loss is a straight line only where float32 sees no difference, and equal scores are pushed."""
+    gap = -torch.tensor([3.2, 4.2, 5.2, 6.5, 8.5, 10.3])
+    gap = torch.cat([gap * draw.uniform(1, 1.05, len(gap)), -gap[:2]])
+    chosen, rejected = gap.clone().requires_grad_(), torch.zeros_like(gap)
+    right = losses.bradley_terry_loss(chosen, rejected)
+    mistakes = [
+        (
+            torch.where(gap < -most, -gap, right),
+            f"Beyond a difference of {most} your loss is a straight line, and there is a curve: what remains "
+            "is e^-difference. The threshold of softplus is 20, and no smaller one will do.",
+        )
+        for most in (3, 4, 5, 6, 8, 10)
+    ]
+    got = number("the loss of a pair", call(implementation, chosen, rejected))
+    compare("where scores differ by 3 to 10 the loss of a pair", got, right, mistakes, rtol=2e-6, atol=5e-6)
+    equal = torch.zeros(2).requires_grad_()
+    slope = gradient("the loss", call(implementation, equal, torch.zeros(2)), equal)
+    if not torch.allclose(slope, torch.tensor(-0.5).to(slope), atol=1e-4):
+        raise CheckFailed(
+            f"Where the two scores are equal the gradient of the loss is {slope[0]:.4g}, expected -0.5: an "
+            "untrained model scores all texts 0, so it would not begin to learn as it should. A kink of "
+            "relu, abs or clamp lies there. Use logsigmoid."
+        )
 
 
 def _far_apart(implementation: Callable, size: float) -> None:
@@ -174,6 +202,7 @@ def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
 
     arguments = (outputs.requires_grad_(), lens)
     agree("the score", implementation, reference, arguments, mistakes, trained=(0,), alone=True)
+    padding_is_arbitrary("the score", implementation, reference, arguments, inside, [0], trained=0)
     full = torch.full_like(lens, T)
     agree("the score of texts without padding", implementation, reference, (outputs, full))
 
@@ -223,6 +252,8 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
         "the loss of a token", implementation, losses.value_loss, arguments, mistakes, mask, True,
         trained=(0,), constants=constants, alone=True,
     )  # fmt: skip
+    what = "the loss of a token"
+    padding_is_arbitrary(what, implementation, losses.value_loss, arguments, mask, (0, 1, 3), trained=0)
 
 
 @register("critic.values_of", rounds=2)

@@ -118,7 +118,7 @@ class Run:
 
     def __init__(self, job: dict):
         import nanogrpo.teach
-        from nanogrpo.teach.grade import guard, results
+        from nanogrpo.teach.grade import files, guard, results
 
         for name in [name for name in sys.modules if name.startswith("nanogrpo.teach.grade")]:
             del sys.modules[name]
@@ -128,6 +128,7 @@ class Run:
         self.shell = student_shell()
         self.shell.compile.get_code_name = lambda raw, code, number: f"{CELL}{number}>"
         guard.forbid(lambda name: name.startswith((CELL, "<string>", "<stdin>")))
+        self.refused = files.close(self.package)
         self.all, self.near = guard.Snapshot(), guard.Snapshot(near=True)
         limit_memory(job["memory"])
 
@@ -152,6 +153,7 @@ class Run:
                 break
         notes = [f"replaced {', '.join(sorted(set(changed))[:5])}"] if changed else []
         notes += [f"calls {', '.join(sorted(called))}"] if called else []
+        notes += [f"wanted to open {name}" for name in self.refused()[:3]]
         failed = said.get(False) or (said.get(True) if False not in said else None)
         if failed is None and said.get(True) is None:
             failed = RuntimeError("the check was made to accept anything: spoiled answers pass it, too")
