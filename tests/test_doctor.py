@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogrpo.__main__ import main
-from nanogrpo.curves import METRICS, Curves
-from nanogrpo.doctor import diagnose, report
-from nanogrpo.findings import RULES
-from nanogrpo.looks import change, noise, since, slope
 from nanogrpo.show.studies import STUDIES
+from nanogrpo.teach.doctor import METRICS, RULES, Curves, change, diagnose, report
+from nanogrpo.teach.doctor.trends import noise, since, slope
 
 ROWS = 40
 ROOT = STUDIES.parents[1]

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from nanogrpo.errors import ShapeError
-from nanogrpo.findings import RULES
 from nanogrpo.show.studies import STUDIES, environment
 from nanogrpo.show.triage import patients, share, share_by_kind
+from nanogrpo.teach.doctor import RULES, Curves, diagnose
 
 FOLDER = STUDIES / "doctor"
 
@@ -92,9 +92,6 @@ def test_shares_by_hand():
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["grader wants a full stop", "paid for length", "ratio detached"])
 def test_a_broken_run_made_here_is_named_again(study, fault):
-    from nanogrpo.curves import Curves
-    from nanogrpo.doctor import diagnose
-
     kind = next(f for f in study.TRAINING if f.name == fault)
     how, rows = study.run("training", kind, 100)
     names = [name for name in rows[0] if name not in ("step", "num_tokens")]

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nanogrpo.curves import Curves
-from nanogrpo.doctor import Diagnosis, diagnose
 from nanogrpo.errors import ShapeError
 from nanogrpo.show.stats import Interval
 from nanogrpo.show.studies import study_log
+from nanogrpo.teach.doctor import Curves, Diagnosis, diagnose
 
 
 @dataclass(frozen=True)
