@@ -33,11 +33,12 @@ PLAN = {  # kinds of run, seeds of each
     "training": [([HEALTHY], range(200, 240)), (TRAINING, range(100, 104))],
     "amended": [([f for f in TRAINING if f.name == "entropy is punished"], range(100, 104))],
     "held out": [([HEALTHY], range(2000, 2120)), ([*TRAINING, *UNSEEN, *SILENT], range(1000, 1004))],
-    "development": [([HEALTHY], range(400, 460)), ([*TRAINING, *UNSEEN], range(300, 302))],
+    "development": [(UNSEEN, range(300, 302)), ([HEALTHY], range(400, 420))],
     "second held out": [
-        ([HEALTHY], range(6000, 6120)),
-        ([*TRAINING, *UNSEEN, *SILENT], range(5000, 5002)),
         (NEW, range(5000, 5004)),
+        ([*TRAINING, *UNSEEN], range(5000, 5002)),
+        (SILENT, range(5000, 5001)),
+        ([HEALTHY], range(6000, 6100)),
     ],
 }
 
