@@ -39,8 +39,8 @@ def ratio_not_one(curves: Curves) -> Seen | None:
     """Tokens clipped at the first update, where none can be.
 
     With one update a batch the log shows that update alone. With several it shows their mean, which is not 0
-    in a sound run either: then too many in step 1 count, or a share that stays, since Adam's first steps are
-    its largest and our trainers have no warm-up.
+    in a sound run either: then too many in step 1 count, or a share that stays what it was in step 1, since
+    Adam's first steps are its largest and our trainers have no warm-up.
     """
     name, number = "clip_ratio/region_mean", updates(curves)
     points = curves.points(name)
@@ -56,11 +56,11 @@ def ratio_not_one(curves: Curves) -> Seen | None:
         )
     if number is None or first.step > 1 or len(points) < 20:
         return None
-    start, end = mean([p.value for p in points[:3]]), change(points).after
-    if end < 0.01 or end < 0.45 * start:
+    soon, end = mean([p.value for p in points[1:11]]), change(points).after
+    if not 0.5 <= soon / max(first.value, 1e-9) <= 1.5 or end < max(0.005, 0.2 * soon):
         return None
-    said = f"{start:.3g} of the tokens are clipped in the first three steps, and still {end:.3g} at the end"
-    return Seen(name, first.step, said)
+    said = f"{first.value:.3g} of the tokens are clipped in step 1, {soon:.3g} in the ten that follow"
+    return Seen(name, first.step, f"{said}, and still {end:.3g} at the end")
 
 
 def reference_elsewhere(curves: Curves) -> Seen | None:

@@ -8,7 +8,7 @@ from operator import ge, le
 from statistics import median
 
 from nanogrpo.teach.doctor.curves import Curves
-from nanogrpo.teach.doctor.trends import CLEAR, LEAP, LEARNED, Seen, change, mean, noise, since
+from nanogrpo.teach.doctor.trends import CLEAR, LEAP, LEARNED, Seen, change, mean, noise, since, updates
 
 
 def hacked(curves: Curves) -> Seen | None:
@@ -25,7 +25,10 @@ def hacked(curves: Curves) -> Seen | None:
 
 def jumps(curves: Curves) -> Seen | None:
     """A KL above 1 nat a token in the first steps, a reward that is gone at once, or one that dips."""
-    kl, reward = curves.points("kl")[1:5], curves.points("reward")
+    kl, reward = curves.points("kl"), curves.points("reward")
+    if kl and kl[0].step == 1 and kl[0].value > LEAP and (updates(curves) or 1) > 1:
+        return Seen("kl", 1, f"the KL is {kl[0].value:.3g} nats a token within the updates of step 1")
+    kl = kl[1:5]
     if len(kl) == 4 and (middle := median([p.value for p in kl])) > LEAP:
         return Seen("kl", kl[0].step, f"the KL is {middle:.3g} nats a token within the first steps")
     values, first = [p.value for p in reward], reward[0].value
@@ -57,8 +60,8 @@ def runs_away(curves: Curves) -> Seen | None:
         return None
     if gain.size > LEARNED and (truncation_or_length(curves) or hacked(curves)):
         return None  # these say why it goes away
-    if gain.size < -CLEAR and spread.after > 0.5 * spread.before:
-        return None
+    if gain.size < -CLEAR and spread.after > 0.4 * spread.before:
+        return None  # what falls is the better name, unless the policy has become one text on its way
     return Seen("kl", since(curves.points("kl"), partial(le, LEAP)), f"KL {kl}; reward {gain}")
 
 
@@ -73,11 +76,13 @@ def collapses(curves: Curves) -> Seen | None:
 
 
 def loosens(curves: Curves) -> Seen | None:
-    """An entropy half as large again at the end, which is not the freedom of longer completions."""
+    """An entropy half as large again as it began, which is not the freedom of longer completions."""
     spread, gain = change(curves.points("entropy")), change(curves.points("reward"))
-    if spread.after < 1.5 * spread.before or spread.size < CLEAR:
+    start = mean([p.value for p in curves.points("entropy")[:3]])  # in a fifth it may have fallen far
+    if spread.after < 1.5 * start or spread.size < CLEAR:
         return None
-    if gain.size > LEARNED and (truncation_or_length(curves) or hacked(curves)):
+    long = curves.points("completions/mean_length")
+    if gain.size > LEARNED and ((long and length_drifts(curves)) or hacked(curves)):
         return None
     half = (spread.before + spread.after) / 2
     step = since(curves.points("entropy"), partial(le, half))

@@ -43,7 +43,7 @@ def learns_nothing(curves: Curves) -> Seen | None:
     """A reward whose straight line does not rise, by its own noise, though groups differ."""
     points, dead = curves.points("reward"), curves.points("frac_reward_zero_std")
     rise = slope(points)
-    if rise > 2.5 or (dead and change(dead).after > MANY - 0.1):
+    if rise > 2 or (dead and change(dead).after > MANY):
         return None
     said = f"reward {change(points)}; a straight line through it rises by {rise:.1f} standard errors"
     return Seen("reward", points[0].step, said)
