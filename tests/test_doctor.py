@@ -128,11 +128,14 @@ SOUND = {
     "learning rate too large": [
         {"kl": at(2, 50.0, line(0, 0.3))},  # one rare token makes k3 large for a step
         {"reward": at(0, 0.5, line(0.3, 0.7, 0.05))},
+        {"kl": [0.0, 0.2, 0.9, 1.3, 1.6, *[2.0] * 35], "reward": line(0.6, 0.1)},  # no jump
+        {"reward": [0.6, 0.4, 0.1, 0.05, *[0.0, 0.02] * 18]},
     ],
     "reward hacked": [{"rewards/judge/mean": line(0.1, 0.5)}, {"rewards/judge/mean": line(0.3, 0.3, 0.1)}],
     "entropy runs up": [
         {"entropy": line(1, 1.2)},
         {"entropy": line(0.8, 2), "length": line(2.4, 4)},
+        {"entropy": line(0.8, 1.5), "reward": line(0.5, 0.1)},
         {"entropy": [0.6, 0.55, 0.5, *[0.1] * 5, *[0.45] * 32]},  # it comes back to where it began
     ],
     "KL run-away": [

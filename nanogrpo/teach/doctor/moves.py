@@ -24,15 +24,19 @@ def hacked(curves: Curves) -> Seen | None:
 
 
 def jumps(curves: Curves) -> Seen | None:
-    """A KL above 1 nat a token in the first steps, a reward that is gone at once, or one that dips."""
+    """A KL above 1 nat a token in the first steps, a reward that is gone at once, or one that dips.
+
+    At once means at the second step: what is pushed the wrong way gets there in some steps, too.
+    """
     kl, reward = curves.points("kl"), curves.points("reward")
     if kl and kl[0].step == 1 and kl[0].value > LEAP and (updates(curves) or 1) > 1:
         return Seen("kl", 1, f"the KL is {kl[0].value:.3g} nats a token within the updates of step 1")
     kl = kl[1:5]
-    if len(kl) == 4 and (middle := median([p.value for p in kl])) > LEAP:
+    if len(kl) == 4 and kl[0].value > LEAP / 2 and (middle := median([p.value for p in kl])) > LEAP:
         return Seen("kl", kl[0].step, f"the KL is {middle:.3g} nats a token within the first steps")
     values, first = [p.value for p in reward], reward[0].value
-    if first - mean(values[1:4]) > 4 * noise(values[1:]) and mean(values[1:4]) < 0.4 * first:
+    gone = values[1] < 0.5 * first and mean(values[1:4]) < 0.4 * first
+    if gone and first - mean(values[1:4]) > 4 * noise(values[1:]):
         said = f"reward {first:.3g} at the first step, {mean(values[1:4]):.3g} in the next three"
         return Seen("reward", reward[1].step, said)
     early = range(1, max(2, len(values) // 4))
@@ -76,10 +80,13 @@ def collapses(curves: Curves) -> Seen | None:
 
 
 def loosens(curves: Curves) -> Seen | None:
-    """An entropy half as large again as it began, which is not the freedom of longer completions."""
+    """An entropy half as large again as it began, which is not the freedom of longer completions.
+
+    Where the reward falls it must be twice as large: what is pushed the wrong way becomes more random, too.
+    """
     spread, gain = change(curves.points("entropy")), change(curves.points("reward"))
     start = mean([p.value for p in curves.points("entropy")[:3]])  # in a fifth it may have fallen far
-    if spread.after < 1.5 * start or spread.size < CLEAR:
+    if spread.after < (2 if gain.size < -CLEAR else 1.5) * start or spread.size < CLEAR:
         return None
     long = curves.points("completions/mean_length")
     if gain.size > LEARNED and ((long and length_drifts(curves)) or hacked(curves)):
