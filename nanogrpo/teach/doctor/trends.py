@@ -1,8 +1,9 @@
 """What a trend is, and what counts as one: the arithmetic that the looks of the run doctor share.
 
 A trend compares the first fifth of a curve with its last. Its noise is read from the differences of
-neighboring values, which a slow trend hardly touches. Thresholds were set on the training part of
-``book/studies/doctor``; what they are worth on other runs, its held-out part says.
+neighboring values, which a slow trend hardly touches. Thresholds were set on the training
+and the development part of ``book/studies/doctor``; what they are worth on other runs, its second held-out
+part says.
 """
 
 import math
