@@ -13,13 +13,14 @@ ABOUT = (
     "Fine-tune (sft), learn a reward (rm), improve (grpo, ppo), draw (plot), read a run's curves (doctor), "
     "or all at once (demo)."
 )
+DOCTOR = "read a run's curves, and say what looks wrong"
 TOO_MUCH = ("allocate", "out of memory", "overflow", "too large")  # in PyTorch's own RuntimeErrors
 ORDER = "First sft, then grpo or ppo; with --task lines: sft, rm, then grpo or ppo."
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options. An option that is not given leaves no trace; the command knows more."""
-    from nanogrpo import commands, demo, doctor
+    from nanogrpo import commands, demo
     from nanogrpo.options import add_options
 
     top = argparse.ArgumentParser(
@@ -43,11 +44,18 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("logs", nargs="+", metavar="log", help="a CSV log, or a run's folder")
     command.add_argument("--out", default="plot.png", help="the picture to write (default: plot.png)")
     add_options(command, demo.PlotOptions)
-    command = add("doctor", help=doctor.DOCTOR, description=doctor.DOCTOR, allow_abbrev=False)
-    command.set_defaults(run=doctor.doctor)
+    command = add("doctor", help=DOCTOR, description=DOCTOR, allow_abbrev=False)
+    command.set_defaults(run=doctor)
     said = "a run's folder, its metrics.csv, TRL's trainer_state.json, or a CSV with TRL's names"
     command.add_argument("runs", nargs="+", metavar="run", help=said)
     return top
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """Report on each run that was named. The doctor is of a wing, and loaded by its own command alone."""
+    from nanogrpo.teach.doctor import command
+
+    command(args)
 
 
 def add_folder_options(group: argparse._ActionsContainer, default: str | None, said: str) -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogrpo.curves import METRICS, Point, read_curves
 from nanogrpo.errors import LogError, NanoGRPOError, RunError
+from nanogrpo.teach.doctor import METRICS, Point, read_curves
 
 ROW = {"reward": 0.25, "entropy": 1.5, "completions/clipped_ratio": 0.0, "step": 1}
 

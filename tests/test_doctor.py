@@ -9,11 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogrpo.__main__ import main
-from nanogrpo.curves import METRICS, Curves
-from nanogrpo.doctor import diagnose, report
-from nanogrpo.findings import RULES
-from nanogrpo.looks import change, noise, since, slope
 from nanogrpo.show.studies import STUDIES
+from nanogrpo.teach.doctor import METRICS, RULES, Curves, change, diagnose, report
+from nanogrpo.teach.doctor.trends import noise, since, slope
 
 ROWS = 40
 ROOT = STUDIES.parents[1]
@@ -69,6 +67,7 @@ BROKEN = {
     "ratio not 1 at the first update": [
         {"clip": line(0.03, 0.02)},
         {"settings": {"num_iterations": 2}, "clip": line(0.04, 0.04)},
+        {"settings": {"num_iterations": 3}, "clip": [0.1, *[0.06] * 10, *[0.02] * 29]},
         {"settings": {"num_iterations": 2}, "clip": at(0, 0.3, line(0, 0))},
         {"settings": {"num_ppo_epochs": 1, "num_mini_batches": 4}, "clip": line(0.1, 0.1)},
         {"settings": {}, "clip": at(0, 0.5, line(0, 0))},
@@ -80,14 +79,19 @@ BROKEN = {
     ],
     "learning rate too large": [
         {"kl": [0.0, *[1.5] * (ROWS - 1)]},
+        {"settings": {"num_iterations": 10}, "kl": [1.1, *[0.2] * (ROWS - 1)]},
         {"reward": [0.6, *[0.1, 0.12] * 19, 0.1]},
         {"reward": [0.4, 0.3, 0.2, 0.1, 0.1, 0.1, 0.15, *[0.5, 0.52] * 16, 0.5]},
     ],
     "reward hacked": [{"rewards/judge/mean": line(0.5, 0.1, 0.01)}],
-    "entropy runs up": [{"entropy": line(0.8, 2.4, 0.02), "reward": line(0.5, 0.1, 0.02)}],
+    "entropy runs up": [
+        {"entropy": line(0.8, 2.4, 0.02), "reward": line(0.5, 0.1, 0.02)},
+        {"entropy": line(0.8, 1.8, 0.02), "cut": line(0.05, 0.3, 0.01), "length": line(4, 4.3, 0.01)},
+    ],
     "KL run-away": [
         {"kl": line(0, 3), "reward": line(0.5, 0.5, 0.02), "entropy": line(1, 0.1, 0.01)},
         {"kl": line(0, 3), "entropy": line(1, 0.5, 0.02)},
+        {"kl": line(0, 6), "entropy": line(1, 0.2, 0.02), "reward": line(0.9, 0, 0.02)},
     ],
     "dead groups": [
         {"dead": line(1, 1), "reward": line(0, 0)},
@@ -102,12 +106,17 @@ BROKEN = {
         {"kl": line(0, 1e-12), "entropy": line(1, 1, 0.02), "reward": line(0.3, 0.3, 0.02)}
     ],
     "the reference moves": [{"kl": line(0, 1e-4)}],
-    "nothing is learned": [{"reward": line(0.3, 0.3, 0.02)}],
+    "nothing is learned": [
+        {"reward": line(0.3, 0.3, 0.02)},
+        {"reward": line(0.03, 0.03, 0.01), "dead": line(0.82, 0.8)},
+    ],
 }
 SOUND = {
     "no gradient": [{"grad_norm": line(0, 0), "dead": line(1, 1)}],
     "ratio not 1 at the first update": [
         {"settings": {"num_iterations": 2}, "clip": line(0.1, 0.005)},
+        {"settings": {"num_iterations": 3}, "clip": [0.014, *[0.03] * 10, *[0.008] * 29]},  # it moves on
+        {"settings": {"num_iterations": 3}, "clip": [0.1, *[0.02] * 39]},
         {"settings": {}, "clip": line(0.1, 0.1)},
     ],
     "the reference is not the start": [{"settings": {"num_iterations": 2}, "kl": line(0.2, 0.4)}],
@@ -119,12 +128,19 @@ SOUND = {
     "learning rate too large": [
         {"kl": at(2, 50.0, line(0, 0.3))},  # one rare token makes k3 large for a step
         {"reward": at(0, 0.5, line(0.3, 0.7, 0.05))},
+        {"kl": [0.0, 0.2, 0.9, 1.3, 1.6, *[2.0] * 35], "reward": line(0.6, 0.1)},  # no jump
+        {"reward": [0.6, 0.4, 0.1, 0.05, *[0.0, 0.02] * 18]},
     ],
     "reward hacked": [{"rewards/judge/mean": line(0.1, 0.5)}, {"rewards/judge/mean": line(0.3, 0.3, 0.1)}],
-    "entropy runs up": [{"entropy": line(1, 1.2)}, {"entropy": line(0.8, 2), "length": line(2.4, 4)}],
+    "entropy runs up": [
+        {"entropy": line(1, 1.2)},
+        {"entropy": line(0.8, 2), "length": line(2.4, 4)},
+        {"entropy": line(0.8, 1.5), "reward": line(0.5, 0.1)},
+        {"entropy": [0.6, 0.55, 0.5, *[0.1] * 5, *[0.45] * 32]},  # it comes back to where it began
+    ],
     "KL run-away": [
         {"kl": line(0, 3), "length": line(2.4, 4)},
-        {"kl": line(0, 3), "reward": line(0.6, 0.1), "entropy": line(1, 1)},
+        {"kl": line(0, 3), "reward": line(0.6, 0.1), "entropy": line(1, 0.45)},
     ],
     "dead groups": [{"dead": line(0.3, 1), "reward": line(0.3, 1)}],
     "truncation creep": [{"cut": line(0.5, 0.5)}],

@@ -26,12 +26,13 @@ LAYERS = [
     {"grpo"},
     {"ppo"},
     {"recipes", "preferences", "runs"},
-    {"job", "curves"},
-    {"commands", "looks"},
-    {"demo", "findings"},
-    {"doctor"},
+    {"job"},
+    {"commands"},
+    {"demo"},
     {"__main__"},
 ]
+# A wing that a module loads inside a command: drawing, and the run doctor.
+IN_A_COMMAND = {"demo": {"show"}, "__main__": {"teach"}}
 CORE = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
@@ -58,8 +59,7 @@ def test_a_module_imports_from_earlier_layers_only(module):
     layer = next(i for i, names in enumerate(LAYERS) if module in names)
     earlier = set().union(*LAYERS[:layer])
     used = {name.split(".")[1] for name in imports(PACKAGE / f"{module}.py") if name.startswith("nanogrpo.")}
-    if module == "demo":
-        used -= {"show"}  # drawing is loaded inside the command that draws
+    used -= IN_A_COMMAND.get(module, set())
     used -= {"weights"}  # files, with a function that finds them
     assert used <= earlier | {module}, f"{module} imports {used - earlier} from its own or a later layer"
     assert not any(n.startswith(WINGS) for n in imports(PACKAGE / f"{module}.py", top_level_only=True))
@@ -86,3 +86,4 @@ def test_importing_the_core_loads_no_plotting_widgets_or_compiler():
         loaded
     )
     assert not unwanted, f"import nanogrpo loads {unwanted}"
+    assert not [name for name in loaded if name.startswith(WINGS)], "the core loads a wing"

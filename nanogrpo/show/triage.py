@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nanogrpo.curves import Curves
-from nanogrpo.doctor import Diagnosis, diagnose
 from nanogrpo.errors import ShapeError
 from nanogrpo.show.stats import Interval
 from nanogrpo.show.studies import study_log
+from nanogrpo.teach.doctor import Curves, Diagnosis, diagnose
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,8 @@ class Patient:
 
     Attributes:
         fault: its name; empty for a healthy run.
-        group: ``"healthy"``, ``"training"``, ``"unseen"`` (no rule was tuned on such), or ``"silent"`` (no
-            curve shows it).
+        group: ``"healthy"``, ``"training"``, ``"unseen"`` (the first rules were not tuned on such), ``"new"``
+            (no rule was), or ``"silent"`` (no curve shows it).
         expected: the name of the right finding; empty where there is none.
         seed: of the run.
         curves: its log and settings.
@@ -46,7 +45,7 @@ class Patient:
         return self.diagnosis.first == self.expected
 
 
-def patients(part: str = "held_out", settings: bool = True) -> list[Patient]:
+def patients(part: str = "second_held_out", settings: bool = True) -> list[Patient]:
     """The runs of a part of the study; without ``settings`` the doctor sees the curves alone.
 
     Raises:
@@ -67,6 +66,16 @@ def patients(part: str = "held_out", settings: bool = True) -> list[Patient]:
         known = faults[fault] if fault else healthy
         found.append(Patient(fault, known["group"], known["expected"], seed, curves, diagnose(curves)))
     return found
+
+
+def first_rules(part: str) -> dict[tuple[str, int], str]:
+    """What the first rules named first in the runs of a held-out part, by fault and seed; empty for nothing.
+
+    Raises:
+        LogError: the log is not to be had.
+    """
+    named = json.loads(study_log("doctor/first_rules.json").read_text(encoding="utf-8"))["named"][part]
+    return {(run.rsplit("/", 1)[0], int(run.rsplit("/", 1)[1])): name for run, name in named.items()}
 
 
 def _runs(part: str) -> dict[tuple[str, int], list[dict[str, Any]]]:
@@ -93,10 +102,13 @@ def share(hits: Sequence[bool], level: float = 0.95) -> Interval:
     return Interval(sum(hits) / len(hits), float(ends.low), float(ends.high))
 
 
-def share_by_kind(runs: Sequence[Patient], level: float = 0.95, draws: int = 9999) -> Interval:
+def share_by_kind(
+    runs: Sequence[Patient], hits: Sequence[float] | None = None, level: float = 0.95, draws: int = 9999
+) -> Interval:
     """The share of runs that are diagnosed rightly, with a percentile bootstrap over kinds of fault.
 
-    Runs of one kind are alike, so they count as one draw.
+    Runs of one kind are alike, so they count as one draw. In place of that share it is the mean of ``hits``,
+    a number for each run, where these are given: the difference of two doctors, say.
 
     Raises:
         ShapeError: there are no runs.
@@ -104,7 +116,8 @@ def share_by_kind(runs: Sequence[Patient], level: float = 0.95, draws: int = 999
     if not runs:
         raise ShapeError("a share needs at least one run")
     kinds = dict.fromkeys(run.fault for run in runs)
-    right = np.array([sum(run.right for run in runs if run.fault == kind) for kind in kinds])
+    pairs = list(zip(runs, [run.right for run in runs] if hits is None else hits, strict=True))
+    right = np.array([sum(hit for run, hit in pairs if run.fault == kind) for kind in kinds])
     number = np.array([sum(run.fault == kind for run in runs) for kind in kinds])
     picks = np.random.default_rng(0).integers(len(kinds), size=(draws, len(kinds)))
     drawn = right[picks].sum(1) / number[picks].sum(1)

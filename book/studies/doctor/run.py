@@ -2,6 +2,8 @@
 
 python book/studies/doctor/run.py training
 python book/studies/doctor/run.py "held out"
+python book/studies/doctor/run.py development
+python book/studies/doctor/run.py "second held out"
 """
 
 import argparse
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from worlds import RATES, ROOM, SETTINGS, SFT, SILENT, TASKS, TRAINING, UNSEEN, Fault, graded
+from worlds import NEW, RATES, ROOM, SETTINGS, SFT, SILENT, TASKS, TRAINING, UNSEEN, Fault, graded
 
 from nanogrpo import grpo, sft
 from nanogrpo.model import GPT, GPTConfig
@@ -27,10 +29,17 @@ from nanogrpo.teach import museum
 HERE = Path(__file__).parent
 STEPS = 60
 HEALTHY = Fault("", "")
-PLAN = {  # faults, seeds of each, healthy seeds
-    "training": (TRAINING, range(100, 104), range(200, 240)),
-    "amended": ([f for f in TRAINING if f.name == "entropy is punished"], range(100, 104), ()),
-    "held out": ([*TRAINING, *UNSEEN, *SILENT], range(1000, 1004), range(2000, 2120)),
+PLAN = {  # kinds of run, seeds of each
+    "training": [([HEALTHY], range(200, 240)), (TRAINING, range(100, 104))],
+    "amended": [([f for f in TRAINING if f.name == "entropy is punished"], range(100, 104))],
+    "held out": [([HEALTHY], range(2000, 2120)), ([*TRAINING, *UNSEEN, *SILENT], range(1000, 1004))],
+    "development": [(UNSEEN, range(300, 302)), ([HEALTHY], range(400, 420))],
+    "second held out": [
+        (NEW, range(5000, 5004)),
+        ([*TRAINING, *UNSEEN], range(5000, 5002)),
+        (SILENT, range(5000, 5001)),
+        ([HEALTHY], range(6000, 6100)),
+    ],
 }
 
 
@@ -77,7 +86,8 @@ def run(part: str, fault: Fault, seed: int) -> tuple[dict[str, Any], list[dict[s
     del how["reward"]
     rewards = [reward, judge] if judge else reward
     config = grpo.GRPOConfig(**how, reward_weights=(1.0, 0.0) if judge else None)
-    reference = copy.deepcopy(model).requires_grad_(False) if measured or config.beta else None
+    other = started(task.name, round(SFT[task.name] * fault.reference)) if fault.reference else model
+    reference = copy.deepcopy(other).requires_grad_(False) if measured or config.beta else None
     problems, rows = task.split()[0], []
     with museum.installed(fault.piece) if fault.piece else nullcontext():
         try:
@@ -96,14 +106,13 @@ def main() -> None:
     parser.add_argument("part", choices=[*PLAN, "faults"])
     part = parser.parse_args().part
     if part == "faults":
-        groups = {"training": TRAINING, "unseen": UNSEEN, "silent": SILENT}
+        groups = {"training": TRAINING, "unseen": UNSEEN, "silent": SILENT, "new": NEW}
         kinds = {f.name: {"expected": f.expected, "group": g} for g, fs in groups.items() for f in fs}
         (HERE / "faults.json").write_text(json.dumps(kinds, indent=0) + "\n", encoding="utf-8")
         return
     torch.set_num_threads(1)
     made, table, settings = environment(), [], {}
-    faults, seeds, healthy = PLAN[part]
-    for fault, seed in [(HEALTHY, s) for s in healthy] + [(f, s) for f in faults for s in seeds]:
+    for fault, seed in [(f, s) for faults, seeds in PLAN[part] for f in faults for s in seeds]:
         settings[f"{fault.name}/{seed}"], rows = run(part, fault, seed)
         for row in rows:
             del row["num_tokens"]  # no rule reads it

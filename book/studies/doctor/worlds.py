@@ -30,9 +30,28 @@ class Reverse(Task):
         return rows[:100], rows[100:]
 
 
-TASKS: dict[str, Task] = {"addition": Addition(digits=1, held_out=20), "reverse": Reverse()}
+class Shift(Reverse):
+    """Three letters, each to be moved on by one in a circle of five."""
+
+    name = "shift"
+
+    def split(self):
+        letters = self.tokenizer.chars[:5]
+        after = dict(zip(letters, letters[1:] + letters[:1], strict=True))
+        train, test = (
+            [{**row, "answer": "".join(after[c] for c in row["prompt"][:3])} for row in rows]
+            for rows in super().split()
+        )
+        return train, test
+
+
+TASKS: dict[str, Task] = {
+    "addition": Addition(digits=1, held_out=20),
+    "reverse": Reverse(),
+    "shift": Shift(),
+}
 ROOM = 5  # tokens of a completion
-SFT = {"addition": 50, "reverse": 10}  # steps of SFT before a run, to be multiplied
+SFT = {"addition": 50, "reverse": 10, "shift": 8}  # steps of SFT before a run, to be multiplied
 
 
 def graded(prompts, completions, answer, **columns) -> list[float]:
@@ -150,6 +169,97 @@ def misfiled(seed: int) -> Reward:
     return other
 
 
+def by_group(prompts, completions) -> dict[str, list[int]]:
+    """The places of each prompt's completions."""
+    places: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(i)
+    return places
+
+
+def best_for_all(prompts, completions, answer, **columns) -> list[float]:
+    """Every completion has the reward of the best one to its prompt."""
+    right = exact_match(prompts, completions, answer)
+    best = {p: max(right[i] for i in places) for p, places in by_group(prompts, completions).items()}
+    return [best[p] for p in prompts]
+
+
+def first_for_all(prompts, completions, answer, **columns) -> list[float]:
+    """Rewards are kept under the prompt, so all completions of a prompt have that of the first."""
+    right = exact_match(prompts, completions, answer)
+    first = {p: right[places[0]] for p, places in by_group(prompts, completions).items()}
+    return [first[p] for p in prompts]
+
+
+def rare_first_sign(prompts, completions, **columns) -> list[float]:
+    """The rarer its first sign in the batch, the better."""
+    signs = [text[:1] for text in completions]
+    return [1 - signs.count(sign) / len(signs) for sign in signs]
+
+
+def unfinished(prompts, completions, answer, **columns) -> list[float]:
+    """A text that fills the room is not graded, and counts as right."""
+    right = exact_match(prompts, completions, answer)
+    return [max(float(len(text) >= ROOM), r) for text, r in zip(completions, right, strict=True)]
+
+
+def four_signs(prompts, completions, **columns) -> list[float]:
+    """The form asks for four signs."""
+    return [float(len(text) == 4) for text in completions]
+
+
+def equals_sign(prompts, completions, **columns) -> list[float]:
+    """There should be an equals sign, which no answer has."""
+    return [float("=" in text) for text in completions]
+
+
+def near_miss(prompts, completions, answer, **columns) -> list[float]:
+    """All but the last sign must be right, and the last one wrong."""
+    return [
+        float(len(text) == len(right) and text[:-1] == right[:-1] and text != right)
+        for text, right in zip(completions, answer, strict=True)
+    ]
+
+
+def kept(seed: int) -> Reward:
+    """What was answered to a prompt first is right from then on."""
+    known: dict[str, str] = {}
+
+    def as_before(prompts, completions, **columns) -> list[float]:
+        return [
+            float(known.setdefault(p, text) == text) for p, text in zip(prompts, completions, strict=True)
+        ]
+
+    return as_before
+
+
+def shuffled(seed: int) -> Reward:
+    """The rewards of each prompt's completions, dealt out anew among them."""
+    chance = random.Random(seed)
+
+    def dealt(prompts, completions, answer, **columns) -> list[float]:
+        right = exact_match(prompts, completions, answer)
+        out = list(right)
+        for places in by_group(prompts, completions).values():
+            for i, j in zip(places, chance.sample(places, len(places)), strict=True):
+                out[i] = right[j]
+        return out
+
+    return dealt
+
+
+def shrinking(seed: int) -> Reward:
+    """A right answer is worth three percent less at every step."""
+    worth = 1.0
+
+    def less(prompts, completions, answer, **columns) -> list[float]:
+        nonlocal worth
+        worth *= 0.97
+        return [worth * right for right in exact_match(prompts, completions, answer)]
+
+    return less
+
+
 @dataclass(frozen=True)
 class Fault:
     """A kind of fault: how it is planted, and what a doctor should call it ('' where no curve shows it)."""
@@ -163,6 +273,7 @@ class Fault:
     watched: Reward | None = None  # a judge of weight 0
     practice: float = 0
     measured: bool = False  # whether the KL to a reference is measured at least
+    reference: float = 0  # how much SFT the reference has had, where it is not the start
 
 
 WATCH = exact_match
@@ -206,6 +317,25 @@ UNSEEN = [
     Fault("learning rate 1e-8", "the policy does not move", {"learning_rate": 1e-8}, measured=True),
     Fault("answers in another order", "nothing is learned", make=misfiled),
 ]  # fmt: skip
+NEW = [
+    Fault("all get the best of their group", "dead groups", reward=best_for_all),
+    Fault("rewards kept under the prompt", "dead groups", reward=first_for_all),
+    Fault("what was said first is right", "entropy collapse", make=kept),
+    Fault("paid for a rare first sign", "entropy runs up", reward=rare_first_sign),
+    Fault("unfinished texts count as right", "truncation creep", reward=unfinished),
+    Fault("paid for four signs", "length drift", reward=four_signs),
+    Fault("paid for an equals sign", "KL run-away", reward=equals_sign, measured=True),
+    Fault("target shift off by one", "ratio not 1 at the first update", piece="target shift off by one"),
+    Fault("eight minibatches at 0.01", "learning rate too large",
+          {"learning_rate": 0.01, "num_mini_batches": 8}),
+    Fault("near misses paid, judge watched", "reward hacked", reward=near_miss, watched=WATCH),
+    Fault("paid for length, judge watched", "reward hacked", reward=long, watched=WATCH),
+    Fault("gradient clipped to 1e-12", "the policy does not move", {"max_grad_norm": 1e-12}, measured=True),
+    Fault("rewards shuffled in the group", "nothing is learned", make=shuffled),
+    Fault("a right answer is worth less each step", "the reward falls", make=shrinking),
+    Fault("the reference is an older checkpoint", "the reference is not the start", {"beta": 0.1},
+          reference=0.5),
+]  # fmt: skip
 SILENT = [
     Fault("Bessel's std", "", {"scale_rewards": "group"}, "Bessel's std where population is meant"),
     Fault("group mean over the wrong axis", "", {"baseline": "group"}, "group mean over the wrong axis"),
@@ -240,5 +370,34 @@ SETTINGS: dict[str, dict[str, tuple]] = {
         "scale_rewards": ("group", "batch", "none"),
         "aggregation": ("token_mean", "sequence_mean", "constant"),
     },
+    "development": {
+        "task": ("addition", "reverse"),
+        "practice": (0.9, 1.0, 1.2, 1.4),
+        "reward": (exact_match, graded),
+        "shape": ((4, 32), (8, 16), (16, 8), (6, 20), (12, 12), (10, 16)),
+        "temperature": (0.9, 1.0, 1.15, 1.3),
+        "beta": (0.0, 0.02, 0.05, 0.1),
+        "num_iterations": (1, 2, 3),
+        "baseline": ("group", "leave_one_out"),
+        "scale_rewards": ("group", "batch", "none"),
+        "aggregation": ("token_mean", "sequence_mean", "constant"),
+    },
+    "second held out": {
+        "task": ("addition", "shift"),
+        "practice": (0.95, 1.3),
+        "reward": (exact_match, graded),
+        "shape": ((5, 26), (7, 18), (14, 9)),
+        "temperature": (0.95, 1.2),
+        "beta": (0.0, 0.07),
+        "num_iterations": (1, 4),
+        "baseline": ("group", "leave_one_out"),
+        "scale_rewards": ("group", "batch", "none"),
+        "aggregation": ("token_mean", "sequence_mean", "constant"),
+    },
 }
-RATES = {"training": (3e-4, 1.2e-3), "held out": (2.5e-4, 1e-3)}  # log-uniform
+RATES = {
+    "training": (3e-4, 1.2e-3),
+    "held out": (2.5e-4, 1e-3),
+    "development": (2.5e-4, 1.2e-3),
+    "second held out": (2.8e-4, 9e-4),
+}  # log-uniform

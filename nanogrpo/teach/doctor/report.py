@@ -1,6 +1,6 @@
 """The run doctor: what looks wrong in a run's curves, with the evidence and the chapter that explains it.
 
-    log -> curves -> findings -> **report**
+    log -> curves -> looks -> findings -> **report**
 
 What it leaves out, and why: a cure (the chapter has it), and whatever leaves no trace in a curve, as more
 than half of the museum's mistakes do; :mod:`nanogrpo.teach.check` finds those in the code.
@@ -10,11 +10,11 @@ import argparse
 import textwrap
 from dataclasses import dataclass
 
-from nanogrpo.curves import Curves, read_curves
-from nanogrpo.findings import RULES, Rule, Seen
 from nanogrpo.job import printable
-
-DOCTOR = "read a run's curves, and say what looks wrong"
+from nanogrpo.teach.doctor.curves import Curves
+from nanogrpo.teach.doctor.logs import read_curves
+from nanogrpo.teach.doctor.rules import RULES, Rule
+from nanogrpo.teach.doctor.trends import Seen
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Diagnosis:
 
 
 def diagnose(curves: Curves) -> Diagnosis:
-    """Ask every rule of :data:`~nanogrpo.findings.RULES`, in its order: causes stand before consequences."""
+    """Ask every rule of :data:`~nanogrpo.teach.doctor.rules.RULES`, in its order: causes come first."""
     findings, missing = [], {}
     for rule in RULES:
         if reason := rule.cannot(curves):
@@ -73,7 +73,7 @@ def report(name: str, curves: Curves, diagnosis: Diagnosis) -> str:
     return "\n".join(lines).rstrip()
 
 
-def doctor(args: argparse.Namespace) -> None:
+def command(args: argparse.Namespace) -> None:
     """Report on each run that was named."""
     for i, path in enumerate(args.runs):
         curves = read_curves(path)

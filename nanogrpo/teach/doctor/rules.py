@@ -1,17 +1,18 @@
 """What can look wrong in a run's curves: one table of rules, each a pure function of the curves.
 
-    log -> curves -> **findings** -> report
+    log -> curves -> looks -> **findings** -> report
 
-A new rule is one function in :mod:`nanogrpo.looks` and one row of :data:`RULES`. The order of the table is
+A new rule is one function in :mod:`~nanogrpo.teach.doctor.identities`, :mod:`~nanogrpo.teach.doctor.moves` or
+:mod:`~nanogrpo.teach.doctor.still`, and one row of :data:`RULES`. The order of the table is
 that of the report: what contradicts an identity, then causes, then what follows from them.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from nanogrpo import looks
-from nanogrpo.curves import Curves
-from nanogrpo.looks import Seen
+from nanogrpo.teach.doctor import identities, moves, still
+from nanogrpo.teach.doctor.curves import Curves
+from nanogrpo.teach.doctor.trends import Seen
 
 FEWEST = 10  # rows without which a trend is none
 
@@ -52,7 +53,7 @@ RULES = (
         "learning rate that is too large, a mask that is applied after exp, a logarithm of zero.",
         "masks",
         (),
-        looks.not_a_number,
+        identities.not_a_number,
         rows=1,
     ),
     Rule(
@@ -61,7 +62,7 @@ RULES = (
         "should not be: often both sides of the ratio.",
         "policy-gradients",
         ("grad_norm",),
-        looks.no_gradient,
+        identities.no_gradient,
         rows=3,
     ),
     Rule(
@@ -71,7 +72,7 @@ RULES = (
         " engine.",
         "scored",
         ("clip_ratio/region_mean",),
-        looks.ratio_not_one,
+        identities.ratio_not_one,
         rows=1,
     ),
     Rule(
@@ -80,7 +81,7 @@ RULES = (
         "another checkpoint, another temperature, or another mask.",
         "kl",
         ("kl",),
-        looks.reference_elsewhere,
+        identities.reference_elsewhere,
         rows=1,
     ),
     Rule(
@@ -89,7 +90,7 @@ RULES = (
         "dead group's are 0. Here they are larger: rounding, divided by a very small eps.",
         "zero-variance",
         ("advantage_abs_mean", "frac_reward_zero_std"),
-        looks.blown_up,
+        identities.blown_up,
         rows=1,
     ),
     Rule(
@@ -98,7 +99,7 @@ RULES = (
         "it. Divide the learning rate by ten.",
         "quickstart",
         ("reward", "entropy"),
-        looks.jumps,
+        moves.jumps,
     ),
     Rule(
         "reward hacked",
@@ -106,7 +107,7 @@ RULES = (
         "one pays for and the other does not.",
         "over-optimization",
         ("reward",),
-        looks.hacked,
+        moves.hacked,
     ),
     Rule(
         "entropy runs up",
@@ -114,7 +115,7 @@ RULES = (
         "what is pushed is noise.",
         "entropy",
         ("entropy", "reward"),
-        looks.loosens,
+        moves.loosens,
     ),
     Rule(
         "KL run-away",
@@ -122,7 +123,7 @@ RULES = (
         "size, and at which estimator of the KL has a gradient where it stands.",
         "kl",
         ("kl", "reward", "entropy"),
-        looks.runs_away,
+        moves.runs_away,
     ),
     Rule(
         "dead groups",
@@ -130,7 +131,7 @@ RULES = (
         "earned, always earned, or broken. Look at completions and their rewards.",
         "zero-variance",
         ("frac_reward_zero_std", "reward"),
-        looks.dead_groups,
+        still.dead_groups,
     ),
     Rule(
         "the reward falls",
@@ -138,7 +139,7 @@ RULES = (
         "reward.",
         "policy-gradients",
         ("reward",),
-        looks.falls,
+        moves.falls,
     ),
     Rule(
         "truncation creep",
@@ -146,14 +147,14 @@ RULES = (
         "end of a completion is not trained.",
         "length-bias",
         ("completions/clipped_ratio",),
-        looks.truncation,
+        moves.truncation,
     ),
     Rule(
         "length drift",
         "Completions become much longer or shorter. Length is what is paid for, or what the loss divides by.",
         "length-bias",
         ("completions/mean_length",),
-        looks.length_drifts,
+        moves.length_drifts,
     ),
     Rule(
         "entropy collapse",
@@ -161,7 +162,7 @@ RULES = (
         "With the entropy goes what could still be learned.",
         "entropy",
         ("entropy", "reward_std"),
-        looks.collapses,
+        moves.collapses,
     ),
     Rule(
         "the policy does not move",
@@ -169,7 +170,7 @@ RULES = (
         "optimizer holds other weights, or they are frozen.",
         "policy-gradients",
         ("kl", "entropy"),
-        looks.stands_still,
+        still.stands_still,
     ),
     Rule(
         "the reference moves",
@@ -177,7 +178,7 @@ RULES = (
         "it is the same object, or is copied anew at every step. The penalty restrains nothing.",
         "kl",
         ("kl", "entropy", "reward"),
-        looks.reference_moves,
+        still.reference_moves,
     ),
     Rule(
         "nothing is learned",
@@ -185,7 +186,7 @@ RULES = (
         "completion, or the learning rate may be too small.",
         "quickstart",
         ("reward",),
-        looks.learns_nothing,
+        still.learns_nothing,
         rows=30,
     ),
 )

@@ -1,6 +1,6 @@
-"""The curves of a run, from the log it left: ours, TRL's ``trainer_state.json``, a CSV with TRL's names.
+"""Reads the log that a run left: ours, TRL's ``trainer_state.json``, a CSV with TRL's names.
 
-    **log -> curves** -> findings -> report
+    **log -> curves** -> looks -> findings -> report
 
 What it leaves out, and why: other trainers' names (a log that has none of the known ones is refused, and the
 message lists them).
@@ -10,75 +10,22 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nanogrpo.errors import LogError, RunError, os_errors, shown
 from nanogrpo.metrics import as_number, number_in, read_cells
 from nanogrpo.runs import CONFIG, LOG
+from nanogrpo.teach.doctor.curves import METRICS, Curves
 
 STATE = "trainer_state.json"
-# What the findings read, as TRL names it. Besides these, each reward function has a rewards/NAME/mean.
-METRICS = (
-    "reward",
-    "reward_std",
-    "frac_reward_zero_std",
-    "completions/mean_length",
-    "completions/clipped_ratio",
-    "entropy",
-    "advantage_abs_mean",
-    "kl",
-    "loss",
-    "clip_ratio/region_mean",
-    "grad_norm",
-    "learning_rate",
-)
 OLDER = {  # names in older versions of TRL
     "completion_length": "completions/mean_length",
     "clip_ratio": "clip_ratio/region_mean",
     "completions/truncated_ratio": "completions/clipped_ratio",
 }
 PREFIX = re.compile(r"(.* - )?train/")  # of a table that wandb or TensorBoard has written
-
-
-class Point(NamedTuple):
-    """A value of a metric, and its step."""
-
-    step: int
-    value: float
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What a run's log says, and what its settings are, as far as they are known.
-
-    Attributes:
-        columns: the values of each metric, one a row; None where a row has none.
-        steps: of the rows, rising.
-        settings: as in ``config.json``; empty where there is none.
-    """
-
-    columns: Mapping[str, list[float | None]]
-    steps: list[int]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self):
-        if any(b <= a for a, b in zip(self.steps, self.steps[1:], strict=False)):
-            raise LogError("the steps of a log must rise; give the log of one run")
-        if odd := [name for name, values in self.columns.items() if len(values) != len(self.steps)]:
-            raise LogError(f"{odd[0]} has {len(self.columns[odd[0]])} values for {len(self.steps)} steps")
-
-    def points(self, name: str) -> list[Point]:
-        """The finite values of a metric, with their steps; empty where it was not logged."""
-        values = self.columns.get(name, [])
-        pairs = zip(self.steps, values, strict=True) if values else ()
-        return [Point(step, v) for step, v in pairs if v is not None and math.isfinite(v)]
-
-    def parts(self) -> list[str]:
-        """The columns of single reward functions."""
-        return [name for name in self.columns if re.fullmatch(r"rewards/.+/mean", name)]
 
 
 def read_curves(path: str | os.PathLike) -> Curves:
