@@ -9,13 +9,14 @@ from dataclasses import replace
 
 import torch
 from proxies import HERE, LINES, RUNS, World, proxy_of, write
-from run import EVALUATE, GRPO, Measure
+from run import GRPO, Measure
 
 from nanogrpo import grpo, weights
 from nanogrpo.metrics import CSVLog, read_csv
 from nanogrpo.show.studies import environment
 
 MORE = range(5, 20)
+MEASURED = (0, 20, 25, 30, 40, 60)  # steps
 KEPT = ("step", "proxy", "judge", "kl", "repeated")
 
 
@@ -32,15 +33,18 @@ def run(world: World, seed: int) -> None:
     with CSVLog(path) as log:
         log.write(measure(0, {}))
         for row in grpo.train(policy, tokenizer, problems, [proxy, world.judge], config):
-            if row["step"] in EVALUATE:
+            if row["step"] in MEASURED:
                 log.write(measure(int(row["step"]), {}))
 
 
 def combine() -> None:
-    """All runs in one file, which is committed."""
+    """All runs that have ended in one file, which is committed."""
     rows = []
     for seed in MORE:
-        columns = read_csv(RUNS / f"twenty--{seed}.measured")
+        path = RUNS / f"twenty--{seed}.measured"
+        columns = read_csv(path) if path.exists() else {"step": [0]}
+        if columns["step"][-1] != GRPO.max_steps:
+            break
         for values in zip(*(columns[name] for name in KEPT), strict=True):
             rows.append({"run": "grpo", "seed": seed} | dict(zip(KEPT, values, strict=True)))
     write(HERE / "twenty.csv", rows)
@@ -54,8 +58,8 @@ def main() -> None:
     for seed in MORE:
         start = time.perf_counter()
         run(world, seed)
+        combine()
         print("grpo", seed, f"{time.perf_counter() - start:.0f} s", flush=True)
-    combine()
 
 
 if __name__ == "__main__":
