@@ -19,6 +19,7 @@ from nanogrpo.show.studies import environment
 from nanogrpo.tasks import Addition, exact_match
 from nanogrpo.teach import museum
 from nanogrpo.teach.museum.pieces import PIECES
+from nanogrpo.variants import variant
 
 HERE = Path(__file__).parent
 SEEDS = range(5)
@@ -49,6 +50,14 @@ GRPO = {  # options of each setting beside those of BASE
     "grpo, a reward that may be None": {},
     "grpo, the task's own limit and problems": {},
     "grpo, sampler one step old": {"sampler_lag": 1},
+    "grpo, GSPO": variant("gspo"),
+    "grpo, CISPO, clip_high 0.272": variant("cispo") | {"clip_high": 0.272},
+    "grpo, dual clip": variant("dual_clip"),
+    "grpo, unbiased KL": {"use_bias_correction_kl": True},
+    "grpo, sampler one step old, sequence weights": {
+        "sampler_lag": 1,
+        "sampler_correction": "sequence_truncate",
+    },
 }
 AT = {  # the setting that reaches a piece, where it is not "grpo"
     "pad equal to eos": "sft",
@@ -66,6 +75,11 @@ AT = {  # the setting that reaches a piece, where it is not "grpo"
     "a limit without room for the end": "grpo, the task's own limit and problems",
     "held-out problems are trained on": "grpo, the task's own limit and problems",
     "weights that never reach the sampler": "grpo, sampler one step old",
+    "GSPO's ratio without its root": "grpo, GSPO",
+    "CISPO trains the clipped ratio": "grpo, CISPO, clip_high 0.272",
+    "dual clip at both signs": "grpo, dual clip",
+    "ratio before the KL detached": "grpo, unbiased KL",
+    "mean in the sampler's sequence weight": "grpo, sampler one step old, sequence weights",
     **dict.fromkeys(
         [
             "GAE without (1 - done)",

@@ -1,4 +1,4 @@
-"""Two rewards in one group: the z-score of their sum, or the sum of their z-scores. The protocol is in README.md."""
+"""Two rewards in one group: z-score of their sum, or sum of their z-scores. The protocol is in README.md."""
 
 from collections.abc import Callable, Iterator
 
