@@ -195,10 +195,10 @@ def run(piece: str, setting: str, seed: int) -> list[dict]:
 
 
 def main() -> None:
-    """All runs that the log lacks: with ``--new`` those alone, else from the beginning."""
+    """All runs that the log lacks: with ``--new NAME`` those alone, else from the beginning."""
     torch.set_num_threads(1)
     made, rows, log = environment(), [], HERE / "results.csv"
-    new = "--new" in sys.argv[1:]
+    new = sys.argv[2] if "--new" in sys.argv[1:2] else ""  # of the file that says what made them
     if new:
         with open(log, newline="", encoding="utf-8") as file:
             rows = [{k: v for k, v in row.items() if v or k == "piece"} for row in csv.DictReader(file)]
@@ -209,7 +209,7 @@ def main() -> None:
             for seed in SEEDS:
                 rows += run(*pair, seed)
             print(*pair, flush=True)
-    (HERE / f"environment{'_new' * new}.json").write_text(json.dumps(made, indent=2) + "\n")
+    (HERE / f"environment{new and '_' + new}.json").write_text(json.dumps(made, indent=2) + "\n")
     names = list(dict.fromkeys(name for row in rows for name in row))
     with open(log, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")

@@ -136,8 +136,8 @@ def check_unbiased_kl(implementation: Callable, draw: Draw) -> None:
         "the gradient that the correction adds",
         slope(corrected) - slope(plain),
         (plain - alone).detach() * moves,
-        [(torch.zeros(1, 1), "The ratio before the KL is detached. On fresh samples its value is 1; it stands "
-          "there for its gradient, the score of the sampled token times the KL.")],
+        [(torch.zeros(1, 1), "The ratio before the KL is detached. On fresh samples its value is 1, and it "
+          "stands there for its gradient, the score of the sampled token times the KL.")],
     )  # fmt: skip
 
 
