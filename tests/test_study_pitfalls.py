@@ -116,6 +116,8 @@ def test_what_the_chapters_say_of_single_seeds():
     for row in rows("later"):
         ends.setdefault(row["effect"], []).append(float(row["changed"]))
     assert max(ends["accuracy and a taste of 0.01: each normalized"]) < 0.001, "next to none, on every seed"
+    summed = [float(row["base"]) for row in rows("later") if row["effect"].endswith("0.01: each normalized")]
+    assert sum(x < 0.03 for x in summed) == 13 and sum(x > 0.6 for x in summed) == 7
     assert sum(x > 0 for x in gaps("batch baseline: wrong longer than right (tokens)", "later")) == 19
     assert sum(x > 0 for x in gaps("wrong sign, less no penalty: KL", "later")) == 19
 
