@@ -258,6 +258,10 @@ RIGHT = [
     ("check_dual_clip", where_dual),
     ("check_unbiased_kl", loop_corrected),
     ("check_sampler_weights", looped_weights),
+    (
+        "check_global_advantages",
+        lambda r: (r - r.mean(1, True)) / (r - r.mean(1, True)).var(correction=0).sqrt(),
+    ),
 ]
 
 
@@ -305,6 +309,8 @@ WRONG = [
         ),
         "with the correction",
     ),
+    ("check_global_advantages", group_advantages, "the group's deviation"),
+    ("check_global_advantages", lambda r: r - r.mean(1, keepdim=True), "do not divide"),
     ("check_sampler_weights", lambda p, mu, *a: looped_weights(mu, p, *a), "upside down"),
     (
         "check_sampler_weights",

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mathcheck import close
 
+from nanogrpo.advantages import global_advantages
 from nanogrpo.losses import cispo_surrogate, clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.offpolicy import sampler_weights
 
@@ -64,3 +65,10 @@ def test_the_sampler_s_weight_of_a_completion_has_mean_1_over_its_samples():
             close(w[0, 0], (p[i] / mu[i] * p[j] / mu[j]), "the weight of a completion is a product")
             total += mu[i] * mu[j] * w[0, 0]
     close(total, 1.0, "its mean over the sampler's own samples is not 1")
+
+
+def test_a_group_of_four_times_the_spread_has_four_times_the_advantages():
+    r = torch.tensor([[1.0, 0.0], [4.0, 0.0]], dtype=torch.float64)
+    root = ((0.5**2 + 2**2) / 2) ** 0.5
+    expected = torch.tensor([[0.5, -0.5], [2.0, -2.0]], dtype=torch.float64) / root
+    close(global_advantages(r, eps=0.0), expected, "not one deviation, that of the batch")

@@ -113,6 +113,7 @@ MISTAKES = {
     "dapo": ("normalized by the microbatch", "huggingface/trl/issues/3021"),
     "dr_grpo": ("constant length is the padded length", ""),
     "rloo": ("own reward in the leave-one-out baseline", ""),
+    "reinforce_pp_baseline": ("divided by two deviations", "axon-rl/gem/pull/113"),
     "gspo": ("GSPO's ratio without its root", "huggingface/trl/issues/5814"),
     "luspo": ("GSPO's ratio without its root", ""),
     "cispo": ("CISPO trains the clipped ratio", "allenai/open-instruct/pull/1269"),

@@ -17,7 +17,7 @@ from nanogrpo.show.studies import environment
 
 MORE = range(5, 20)
 MEASURED = (0, 20, 25, 30, 40, 60)  # steps
-KEPT = ("step", "proxy", "judge", "kl", "repeated")
+KEPT = ("step", "proxy", "judge", "kl", "repeated", "unknown")
 
 
 def run(world: World, seed: int) -> None:

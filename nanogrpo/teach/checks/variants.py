@@ -176,3 +176,25 @@ def check_sampler_weights(implementation: Callable, draw: Draw) -> None:
     cut = torch.where(mask, log.exp().clamp(0.8, 1.3), 0.0)
     compare("a weight under a mask", call(implementation, *arguments), offpolicy.sampler_weights(*arguments),
             [(cut, "Weights outside of the bounds are moved to them: with a mask they are 0.")])  # fmt: skip
+
+
+@register("advantages.global_advantages")
+def check_global_advantages(implementation: Callable, draw: Draw) -> None:
+    """``f(rewards)``: less the group's mean, over *one* deviation, that of the whole batch."""
+    G = draw.integer(4, 6)
+    one = draw.normal(G)
+    one = (one - one.mean()) / one.std(correction=0)
+    sizes = draw.uniform(1, 3, 2)  # groups that differ in spread; rows and columns have mean zero
+    rewards = torch.stack([sizes[0] * one, sizes[1] * one, -sizes.sum() * one])
+    each = rewards / (rewards.std(1, correction=0, keepdim=True) + 1e-4)
+    mistakes = [
+        (
+            each / (each.std(correction=0) + 1e-4),
+            "You divide by two deviations: the group's, and then the batch's. The first takes away what the "
+            "second is to keep, that one group has a wider spread than another.",
+        ),
+        (each, "You divide by the group's deviation: take that of all rewards of the batch."),
+        (rewards, "You do not divide by the deviation."),
+    ]
+    expected = rewards / (rewards.std(correction=0) + 1e-4)
+    compare("the advantage", call(implementation, rewards), expected, mistakes)
