@@ -190,8 +190,8 @@ def check_global_advantages(implementation: Callable, draw: Draw) -> None:
     mistakes = [
         (
             each,
-            "You divide by the group's deviation, alone or by two deviations in a row. It takes away what the "
-            "batch's keeps, that one group has a wider spread than another.",
+            "You divide by the group's deviation, alone or by two deviations in a row. It takes away what "
+            "the batch's keeps, that one group has a wider spread than another.",
         ),
         (rewards, "You do not divide by the deviation."),
     ]
