@@ -172,9 +172,9 @@ def check_sampler_weights(implementation: Callable, draw: Draw) -> None:
         arguments = (old, mu, mask, level, "truncate", None)
         compare(f"a weight of level {level!r}", call(implementation, *arguments),
                 offpolicy.sampler_weights(*arguments), wrong)  # fmt: skip
-    arguments = (old, mu, mask, "token", "mask", 1.3, 0.8)
+    bounded = (old, mu, mask, "token", "mask", 1.3, 0.8)
     cut = torch.where(mask, log.exp().clamp(0.8, 1.3), 0.0)
-    compare("a weight under a mask", call(implementation, *arguments), offpolicy.sampler_weights(*arguments),
+    compare("a weight under a mask", call(implementation, *bounded), offpolicy.sampler_weights(*bounded),
             [(cut, "Weights outside of the bounds are moved to them: with a mask they are 0.")])  # fmt: skip
 
 
