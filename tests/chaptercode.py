@@ -12,14 +12,17 @@ import torch
 BOOK = Path(__file__).parents[1] / "book"
 
 
-def chapter(name: str, also: tuple[str, ...] = ()) -> SimpleNamespace:
-    """The imports, functions and CAPITAL constants of a chapter, and the assignments named in ``also``."""
+def chapter(name: str, also: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> SimpleNamespace:
+    """The imports, functions and CAPITAL constants of a chapter, and the assignments named in ``also``.
+
+    Constants named in ``without``, which take long, are left out.
+    """
     cells = json.loads((BOOK / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     kept = []
     for source in sources:
         plain = re.sub(r"^(\s*)%.*$", r"\1pass", source, flags=re.MULTILINE)  # without magics
-        kept += [node for node in ast.parse(plain).body if _defines(node, also)]
+        kept += [node for node in ast.parse(plain).body if _defines(node, also, without)]
     found = {}
     exec(compile(ast.Module(kept, type_ignores=[]), f"{name}.ipynb", "exec"), found)
     missing = [word for word in also if word not in found]
@@ -49,10 +52,10 @@ def computed(name: str) -> Iterator[dict]:
         torch.set_num_threads(threads)
 
 
-def _defines(node: ast.stmt, also: tuple[str, ...]) -> bool:
+def _defines(node: ast.stmt, also: tuple[str, ...], without: tuple[str, ...]) -> bool:
     if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef):
         return True
     if not isinstance(node, ast.Assign):
         return False
     names = [leaf.id for target in node.targets for leaf in ast.walk(target) if isinstance(leaf, ast.Name)]
-    return all(word.isupper() or word in also for word in names)
+    return all(word.isupper() and word not in without or word in also for word in names)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from labs.solutions import solutions
 
-from nanogrpo import advantages, kl, losses, rollout
+from nanogrpo import advantages, kl, losses, offpolicy, rollout
 from nanogrpo.advantages import group_advantages
 from nanogrpo.errors import OptionError
 from nanogrpo.losses import clipped_surrogate, value_loss
@@ -171,6 +171,37 @@ def oldest_of_the_last(model, config, state):
     return state.past[0]
 
 
+def looped_ratio(p, q, mask, level):
+    rows = [(a - b)[m] for a, b, m in zip(p, q, mask, strict=True)]
+    found = torch.ones_like(p)
+    for i, row in enumerate(rows):
+        found[i, : len(row)] = row.exp() if level == "token" else row.mean().exp()
+    return found
+
+
+def where_dual(r, A, mask, low, high, delta):
+    loss = torch.maximum(-r * A[:, None], -r.clamp(1 - low, 1 + high) * A[:, None])
+    return loss if delta is None else torch.where(A[:, None] < 0, loss.minimum(-delta * A[:, None]), loss)
+
+
+def loop_corrected(p, q, ref, A, mask, beta, use_bias_correction_kl=False):
+    """One token of the loss with k3, by hand."""
+    d, ratio = ref - p, (p - q).exp()
+    k3 = d.exp() - 1 - d
+    return (beta * (k3 * ratio if use_bias_correction_kl else k3) - ratio * A).mean()
+
+
+def looped_weights(p, mu, mask, level, rule, high, low=None):
+    found = torch.zeros_like(p)
+    for i, row in enumerate(mask):
+        one = (p - mu)[i, row].exp()
+        one = one if level == "token" else one.prod().repeat(len(one))
+        if high is not None:
+            one = one * ((one >= low) & (one <= high))
+        found[i, : len(one)] = one
+    return found
+
+
 RIGHT = [
     ("check_token_logprobs", loop_token_logprobs),
     ("check_logprobs_of", lambda x, ids, T: -F.cross_entropy((x / T).mT, ids, reduction="none")),
@@ -222,6 +253,15 @@ RIGHT = [
     ("check_task", lambda digits, held_out: Addition(digits, held_out)),
     ("check_sampling_model", oldest_of_the_last),
     ("check_sft_loss", lambda x, y, m: -pick(torch.log_softmax(x, 2), y) * m),
+    ("check_sequence_ratio", looped_ratio),
+    ("check_cispo", lambda r, p, A, m, lo, hi: -r.detach().clamp(1 - lo, 1 + hi) * A[:, None] * p * m),
+    ("check_dual_clip", where_dual),
+    ("check_unbiased_kl", loop_corrected),
+    ("check_sampler_weights", looped_weights),
+    (
+        "check_global_advantages",
+        lambda r: (r - r.mean(1, True)) / (r - r.mean(1, True)).var(correction=0).sqrt(),
+    ),
 ]
 
 
@@ -245,6 +285,40 @@ def shifted_sft(x, y, mask):
 
 # Wrong answers, beside the pieces of the museum, and what the check must say of them.
 WRONG = [
+    ("check_sequence_ratio", lambda p, q, m, level: looped_ratio(p, q, m, "token"), "still has its own"),
+    (
+        "check_sequence_ratio",
+        lambda p, q, m, level: (
+            (torch.where(m, p - q, 0.0).mean(1, True) + 0 * p).exp()
+            if level == "sequence"
+            else looped_ratio(p, q, m, level)
+        ),
+        "padded length",
+    ),
+    (
+        "check_cispo",
+        lambda r, p, A, m, lo, hi: -r.clamp(1 - lo, 1 + hi) * A[:, None] * p * m,
+        "also runs through the weight",
+    ),
+    ("check_cispo", lambda r, p, A, m, lo, hi: -r.detach() * A[:, None] * p * m, "no upper bound"),
+    ("check_dual_clip", lambda r, A, m, lo, hi, delta: where_dual(r, A, m, lo, hi, None), "bounds nothing"),
+    (
+        "check_unbiased_kl",
+        lambda p, q, ref, A, m, beta, use_bias_correction_kl=False: loop_corrected(
+            p, q, ref, A, m, beta * (1 + use_bias_correction_kl)
+        ),
+        "with the correction",
+    ),
+    ("check_global_advantages", group_advantages, "the group's deviation"),
+    ("check_global_advantages", lambda r: r - r.mean(1, keepdim=True), "do not divide"),
+    ("check_sampler_weights", lambda p, mu, *a: looped_weights(mu, p, *a), "upside down"),
+    (
+        "check_sampler_weights",
+        lambda p, mu, m, level, *a: (
+            offpolicy.sampler_weights(p, mu, m, level, "truncate", *a[1:])
+        ),
+        "moved to them",
+    ),
     ("check_reward_columns", lambda f, rows, texts: judged_in_a_loop(f, rows[::-1], texts), "expected"),
     (
         "check_unreadable_reward",
@@ -407,7 +481,14 @@ SUBJECTS = {**LABS, **museum.implementations(), "check_grpo_loss": grpo_loss}
 
 
 # These look for one property and not for numbers; another check compares the numbers of the same function.
-ONE_PROPERTY = {"check_reference_is_frozen", "check_mask_before_exp", "check_reference_gets_no_gradient"}
+ONE_PROPERTY = {
+    "check_reference_is_frozen",
+    "check_mask_before_exp",
+    "check_reference_gets_no_gradient",
+    "check_sequence_ratio",
+    "check_dual_clip",
+    "check_unbiased_kl",
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(CHECKS) - ONE_PROPERTY))

@@ -17,7 +17,8 @@ from nanogrpo.show.seeds import draw_effects, effect_table, effects
 from nanogrpo.show.studies import STUDIES, environment
 
 FOLDER = STUDIES / "pitfalls"
-T = {0.95: 2.0930, 1 - 0.05 / 13: 3.2915}  # Student's t with 19 degrees of freedom, two-sided
+T = {0.95: 2.0930, 1 - 0.05 / 13: 3.2915, 1 - 0.05 / 10: 3.1737}  # Student's t, 19 degrees, two-sided
+AMONG = {"results": 13, "plumbing": 13, "later": 10}
 
 
 def rows(name):
@@ -39,7 +40,8 @@ def interval(effect, level=0.95, name="results"):
 
 def test_the_logs_are_whole_and_say_what_made_them():
     assert len(rows("results")) == len(rows("plumbing")) == 13 * 20 and len(rows("kl")) == 5 * 20
-    for name in ("environment", "kl", "plumbing"):
+    assert len(rows("later")) == 10 * 20
+    for name in ("environment", "kl", "plumbing", "later"):
         made = json.loads((FOLDER / f"{name}.json").read_text())
         assert made.keys() == environment().keys() and "dirty" not in made["commit"]
 
@@ -79,17 +81,45 @@ AROUND = {  # the same for the chapter on plumbing
 }
 
 
-@pytest.mark.parametrize("effect, log", [*((e, "results") for e in SAID), *((e, "plumbing") for e in AROUND)])
+LATER = {  # and for three chapters at once
+    "accuracy and format: each normalized": (-1, NOT),
+    "accuracy and ten times format: each normalized": (1, ALL),
+    "accuracy and a taste of 0.01: each normalized": (-1, ALL),
+    "accuracy and a taste of 0.01: sum, not scaled": (1, ALL),
+    "batch baseline: wrong longer than right (tokens)": (1, ALL),
+    "group baseline: right answers (tokens)": (-1, NOT),
+    "group baseline: wrong answers (tokens)": (1, NOT),
+    "group baseline: success": (-1, NOT),
+    "wrong sign, less no penalty: KL": (1, ALL),
+    "right penalty, less no penalty: KL": (-1, ALL),
+}
+LOGS = {"results": SAID, "plumbing": AROUND, "later": LATER}
+
+
+@pytest.mark.parametrize("effect, log", [(effect, log) for log, each in LOGS.items() for effect in each])
 def test_what_a_chapter_says_is_shown_is_shown(effect, log):
-    sign, said = (SAID | AROUND)[effect]
+    sign, said = LOGS[log][effect]
     assert mean(gaps(effect, log)) * sign > 0
-    alone, wide = (min(sign * end for end in interval(effect, level, log)) > 0 for level in T)
+    levels = (0.95, 1 - 0.05 / AMONG[log])
+    alone, wide = (min(sign * end for end in interval(effect, level, log)) > 0 for level in levels)
     assert (alone, wide) == {ALL: (True, True), ALONE: (True, False), NOT: (False, False)}[said]
 
 
 def test_no_effect_is_left_out_of_the_chapters():
     assert {row["effect"] for row in rows("results")} == set(SAID)
     assert {row["effect"] for row in rows("plumbing")} == set(AROUND)
+    assert {row["effect"] for row in rows("later")} == set(LATER)
+
+
+def test_what_the_chapters_say_of_single_seeds():
+    ends = {}
+    for row in rows("later"):
+        ends.setdefault(row["effect"], []).append(float(row["changed"]))
+    assert max(ends["accuracy and a taste of 0.01: each normalized"]) < 0.001, "next to none, on every seed"
+    summed = [float(row["base"]) for row in rows("later") if row["effect"].endswith("0.01: each normalized")]
+    assert sum(x < 0.03 for x in summed) == 13 and sum(x > 0.6 for x in summed) == 7
+    assert sum(x > 0 for x in gaps("batch baseline: wrong longer than right (tokens)", "later")) == 19
+    assert sum(x > 0 for x in gaps("wrong sign, less no penalty: KL", "later")) == 19
 
 
 def test_a_sampler_with_its_first_weights_is_worse_with_kept_log_probs_and_the_generous_parser_is_the_worst():

@@ -6,6 +6,8 @@ import pytest
 import variant_tables as tables
 
 from nanogrpo import offpolicy, selection, surrogates
+from nanogrpo.teach import museum
+from nanogrpo.teach.checks.registry import CHECKS
 from nanogrpo.variants import VARIANTS
 
 TEXT = tables.PAGE.read_text(encoding="utf-8")
@@ -34,9 +36,19 @@ def test_every_variant_has_a_row_in_the_dictionary_and_in_the_table_of_effects()
     assert set(PARTS) == set(tables.TABLES)
 
 
-@pytest.mark.parametrize("name", ["names", "defaults"])
+@pytest.mark.parametrize("name", ["names", "defaults", "tests"])
 def test_names_and_defaults_are_those_of_the_code_and_of_the_frameworks(name):
     assert PARTS[name] == tables.TABLES[name](), "run python tests/variant_tables.py"
+
+
+def test_what_holds_a_variant_is_there_for_each_and_its_piece_is_in_the_museum():
+    made = rows("tests")
+    assert set(made) == set(VARIANTS) and set(tables.MISTAKES) <= set(VARIANTS)
+    for name, (_, cases, piece, seen) in made.items():
+        compared = rows("names")[name][-1] != "not compared"
+        assert cases.isdigit() == compared and (not compared or int(cases) > 0), name
+        assert piece == "none" or museum.find(piece).check in CHECKS, piece
+        assert seen == "not seen" or piece != "none", f"{name}: seen in the wild, and no piece"
 
 
 def test_only_what_no_framework_has_is_not_compared():

@@ -107,6 +107,21 @@ OPENRLHF_DEFAULTS = {
     "sampler_clip_max": "PolicyLoss.is_correction_threshold",
 }
 
+# A museum's piece for the typical mistake of a variant, and the thread where it was seen ("" if in none we know).
+MISTAKES = {
+    "grpo": ("std of the batch where the group's is meant", "XU-YIJIE/grpo-flat/issues/2"),
+    "dapo": ("normalized by the microbatch", "huggingface/trl/issues/3021"),
+    "dr_grpo": ("constant length is the padded length", ""),
+    "rloo": ("own reward in the leave-one-out baseline", ""),
+    "reinforce_pp_baseline": ("divided by two deviations", "axon-rl/gem/pull/113"),
+    "gspo": ("GSPO's ratio without its root", "huggingface/trl/issues/5814"),
+    "luspo": ("GSPO's ratio without its root", ""),
+    "cispo": ("CISPO trains the clipped ratio", "allenai/open-instruct/pull/1269"),
+    "dual_clip": ("dual clip at both signs", "thu-ml/tianshou/issues/433"),
+    "adaptive_entropy": ("entropy averaged over the vocabulary", ""),
+    "unbiased_kl": ("ratio before the KL detached", "NVIDIA-NeMo/RL/pull/2506"),
+}
+
 CORRECTIONS = {
     "none": {"sampler_correction": "token_truncate", "sampler_clip_min": 1 - 1e-15, "sampler_clip_max": 1.0},
     "in the ratio, clip 0.2": {"sampler_correction": "ratio", "clip_low": 0.2, "clip_high": 0.2},
@@ -194,6 +209,19 @@ def defaults() -> str:
     return table(["here", "TRL 1.16.0", "verl 0.9.1", "OpenRLHF 0.11.2"], rows)
 
 
+def tests() -> str:
+    """What holds each variant: the exact sums, the cases of the frameworks, a planted mistake."""
+    rows, names = [], [f"{case.side}: {case.name}" for case in CASES]
+    for name, (*_, start) in DICTIONARY.items():
+        starts = tuple(each for each in (start, OPENRLHF.get(name, ("", ""))[1]) if each)
+        count = sum(case.startswith(starts) for case in names) if starts else 0
+        piece, thread = MISTAKES.get(name, ("none", ""))
+        label = " ".join(thread.split("/")[1::2])
+        seen = f"[{label}](https://github.com/{thread})" if thread else "not seen"
+        rows.append([f"`{name}`", "row above", str(count or "none has it"), piece, seen])
+    return table(["name", "exact sums", "cases of frameworks", "museum's piece", "in the wild"], rows)
+
+
 def effects() -> str:
     rows = []
     for name in DICTIONARY:
@@ -222,7 +250,13 @@ def kl(shake: float) -> float:
     return Microscope(tiny(shake), [PROMPT], T, reference=tiny()).kl().item()
 
 
-TABLES = {"names": names, "defaults": defaults, "effects": effects, "corrections": corrections}
+TABLES = {
+    "names": names,
+    "defaults": defaults,
+    "effects": effects,
+    "corrections": corrections,
+    "tests": tests,
+}
 
 
 def parts(text: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from nanogrpo.show.studies import environment
 from nanogrpo.tasks import Addition, exact_match
 from nanogrpo.teach import museum
 from nanogrpo.teach.museum.pieces import PIECES
+from nanogrpo.variants import variant
 
 HERE = Path(__file__).parent
 SEEDS = range(5)
@@ -49,6 +50,15 @@ GRPO = {  # options of each setting beside those of BASE
     "grpo, a reward that may be None": {},
     "grpo, the task's own limit and problems": {},
     "grpo, sampler one step old": {"sampler_lag": 1},
+    "grpo, REINFORCE++ with baseline": variant("reinforce_pp_baseline"),
+    "grpo, GSPO": variant("gspo"),
+    "grpo, CISPO, clip_high 0.272": variant("cispo") | {"clip_high": 0.272},
+    "grpo, dual clip": variant("dual_clip"),
+    "grpo, unbiased KL": {"use_bias_correction_kl": True},
+    "grpo, sampler one step old, sequence weights": {
+        "sampler_lag": 1,
+        "sampler_correction": "sequence_truncate",
+    },
 }
 AT = {  # the setting that reaches a piece, where it is not "grpo"
     "pad equal to eos": "sft",
@@ -66,6 +76,12 @@ AT = {  # the setting that reaches a piece, where it is not "grpo"
     "a limit without room for the end": "grpo, the task's own limit and problems",
     "held-out problems are trained on": "grpo, the task's own limit and problems",
     "weights that never reach the sampler": "grpo, sampler one step old",
+    "divided by two deviations": "grpo, REINFORCE++ with baseline",
+    "GSPO's ratio without its root": "grpo, GSPO",
+    "CISPO trains the clipped ratio": "grpo, CISPO, clip_high 0.272",
+    "dual clip at both signs": "grpo, dual clip",
+    "ratio before the KL detached": "grpo, unbiased KL",
+    "mean in the sampler's sequence weight": "grpo, sampler one step old, sequence weights",
     **dict.fromkeys(
         [
             "GAE without (1 - done)",
@@ -181,10 +197,10 @@ def run(piece: str, setting: str, seed: int) -> list[dict]:
 
 
 def main() -> None:
-    """All runs that the log lacks: with ``--new`` those alone, else from the beginning."""
+    """All runs that the log lacks: with ``--new NAME`` those alone, else from the beginning."""
     torch.set_num_threads(1)
     made, rows, log = environment(), [], HERE / "results.csv"
-    new = "--new" in sys.argv[1:]
+    new = sys.argv[2] if "--new" in sys.argv[1:2] else ""  # of the file that says what made them
     if new:
         with open(log, newline="", encoding="utf-8") as file:
             rows = [{k: v for k, v in row.items() if v or k == "piece"} for row in csv.DictReader(file)]
@@ -195,7 +211,7 @@ def main() -> None:
             for seed in SEEDS:
                 rows += run(*pair, seed)
             print(*pair, flush=True)
-    (HERE / f"environment{'_new' * new}.json").write_text(json.dumps(made, indent=2) + "\n")
+    (HERE / f"environment{new and '_' + new}.json").write_text(json.dumps(made, indent=2) + "\n")
     names = list(dict.fromkeys(name for row in rows for name in row))
     with open(log, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names, lineterminator="\n")

@@ -100,7 +100,7 @@ class Measure:
     reference: GPT
     tokenizer: CharTokenizer
     proxy: RewardFunction
-    second: RewardFunction
+    second: RewardFunction | None
 
     @torch.no_grad()
     def __call__(self, step: int, kept: dict[int, list[str]]) -> dict[str, float]:
@@ -125,7 +125,7 @@ class Measure:
         values = {
             "proxy": self.proxy(prompts, texts),
             "judge": self.world.judge(prompts, texts),
-            "second": self.second(prompts, texts),
+            **({"second": self.second(prompts, texts)} if self.second else {}),
         } | {name: [float(row[name]) for row in counted] for name in counted[0]}
         return (
             {"step": step}

@@ -121,7 +121,55 @@ def around() -> list[Row]:
     return plumbing(SEEDS)
 
 
-PARTS = {"results": (zero_variance, masks, entropy), "kl": (kl,), "plumbing": (around,)}
+def several_rewards() -> list[Row]:
+    """Normalize the sum, or each; in a file of their own."""
+    from rewards import one_seed
+
+    return [("rewards", effect, seed, a, b) for seed in SEEDS for effect, a, b in one_seed(seed)]
+
+
+def length_bias() -> list[Row]:
+    """The chapter's two runs: a batch's baseline on settled prompts, and the task with the group's own."""
+    space = cells("length-bias", "01", "16", "18", "21", SEEDS=SEEDS, shown=lambda *_: "")
+    ends = {how: list(zip(*found, strict=True)) for how, found in space["kinds"].items()}
+    pairs = {"batch baseline: wrong longer than right (tokens)": [space["gaps"][how] for how in BY_LENGTH]}
+    for i, name in enumerate(("right answers (tokens)", "wrong answers (tokens)", "success")):
+        pairs[f"group baseline: {name}"] = [ends[how][i] for how in BY_LENGTH]
+    return [
+        ("length-bias", name, *row) for name, (a, b) in pairs.items() for row in zip(SEEDS, a, b, strict=True)
+    ]
+
+
+BY_LENGTH = ("sequence_mean", "sequence_sum")
+
+
+def wrong_sign() -> list[Row]:
+    """Case D of the museum: mean KL of the last four steps, nats a token."""
+    space = cells("bug-museum", "01", "13", "15")
+    museum, start = space["museum"], space["imitate"]()[0]
+
+    def last_kl(seed: int, beta: float) -> float:
+        log = space["reinforce"](start, reference=copy.deepcopy(start), beta=beta, seed=seed)
+        return sum(log["kl"][-4:]) / 4
+
+    rows: list[Row] = []
+    for seed in SEEDS:
+        free, right = last_kl(seed, 0.0), last_kl(seed, 0.2)
+        with museum.installed(space["CASES"]["D"]):
+            broken = last_kl(seed, 0.2)
+        rows += [
+            ("bug-museum", "wrong sign, less no penalty: KL", seed, broken, free),
+            ("bug-museum", "right penalty, less no penalty: KL", seed, right, free),
+        ]
+    return rows
+
+
+PARTS = {
+    "results": (zero_variance, masks, entropy),
+    "kl": (kl,),
+    "plumbing": (around,),
+    "later": (several_rewards, length_bias, wrong_sign),
+}
 
 
 def main() -> None:

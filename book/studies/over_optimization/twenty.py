@@ -1,0 +1,66 @@
+"""The fall of the judge on fifteen more seeds; the protocol is in README.md, "Fifteen more seeds".
+
+A run that has ended is not repeated.
+"""
+
+import json
+import time
+from dataclasses import replace
+
+import torch
+from proxies import HERE, LINES, RUNS, World, proxy_of, write
+from run import GRPO, Measure
+
+from nanogrpo import grpo, weights
+from nanogrpo.metrics import CSVLog, read_csv
+from nanogrpo.show.studies import environment
+
+MORE = range(5, 20)
+MEASURED = (0, 20, 25, 30, 40, 60)  # steps
+KEPT = ("step", "proxy", "judge", "kl", "repeated", "unknown")
+
+
+def run(world: World, seed: int) -> None:
+    """One run of the condition ``grpo``, and what is measured along it."""
+    path = RUNS / f"twenty--{seed}.measured"
+    if path.exists() and read_csv(path)["step"][-1] == GRPO.max_steps:
+        return
+    (policy, tokenizer), (reference, _) = weights.load(LINES), weights.load(LINES)
+    proxy = proxy_of(["shipped"])
+    problems = [{"prompt": heading} for heading in dict.fromkeys(world.training)]
+    config = replace(GRPO, reward_weights=(1.0, 0.0), seed=seed)
+    measure = Measure(world, policy, reference, tokenizer, proxy, None)
+    with CSVLog(path) as log:
+        log.write(measure(0, {}))
+        for row in grpo.train(policy, tokenizer, problems, [proxy, world.judge], config):
+            if row["step"] in MEASURED:
+                log.write(measure(int(row["step"]), {}))
+
+
+def combine() -> None:
+    """All runs that have ended in one file, which is committed."""
+    rows = []
+    for seed in MORE:
+        path = RUNS / f"twenty--{seed}.measured"
+        columns = read_csv(path) if path.exists() else {"step": [0]}
+        if columns["step"][-1] != GRPO.max_steps:
+            break
+        for values in zip(*(columns[name] for name in KEPT), strict=True):
+            rows.append({"run": "grpo", "seed": seed} | dict(zip(KEPT, values, strict=True)))
+    write(HERE / "twenty.csv", rows)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    RUNS.mkdir(exist_ok=True)
+    (HERE / "twenty.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    world = World.load()
+    for seed in MORE:
+        start = time.perf_counter()
+        run(world, seed)
+        combine()
+        print("grpo", seed, f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
