@@ -102,7 +102,7 @@ function panel(row, [ratio, old, tokens, others]) {
 
 function render({ model, el }) {
   const names = ["left", "right", "ratio", "old_probability", "tokens", "others"];
-  const rows = model.get("rows");
+  const rows = JSON.parse(model.get("rows"));
   const choices = rows.map(({ members: [first, ...more] }) => [first, more.length ? `${first}, and ${more.join(", ")}` : first]);
   const controls = make("div", { class: "ng-controls" },
     control(model, "left", "variant on the left", {}, choices).label,
