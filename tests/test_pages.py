@@ -59,6 +59,15 @@ from pages import mend  # noqa: E402
             '<p class="admonition-title">Solution to<a class="reference internal" href="#x"> One</a></p>',
             '<p class="admonition-title">Solution to One</p>',
         ),
+        ("<td>0.1 [-0.2, +3.0]</td>", "<td>0.1 [-0.2,&nbsp;+3.0]</td>"),
+        (
+            f'<div class="highlight"><pre id="a"><b>{"x" * 99}</b>\n</pre>',
+            f'<div class="highlight"><pre style="--columns: 99" id="a"><b>{"x" * 99}</b>\n</pre>',
+        ),
+        (
+            f'<div class="highlight"><pre>{"&lt;" * 88}</pre><pre>{"x" * 111}</pre>',
+            f'<div class="highlight"><pre>{"&lt;" * 88}</pre><pre>{"x" * 111}</pre>',
+        ),
         ('<p class="untouched">f(x) < 3</p>', '<p class="untouched">f(x) < 3</p>'),
     ],
 )
