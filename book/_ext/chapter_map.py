@@ -103,7 +103,7 @@ def number(env, doc: str) -> str:
 
 
 def renumber(app, env) -> None:
-    """Let the figures and exercises of a page without a number begin at 1; Sphinx counts on from page to page."""
+    """Let figures and exercises of a page without a number begin at 1; Sphinx counts on from page to page."""
     for doc, kinds in env.toc_fignumbers.items():
         for kind, found in kinds.items() if not number(env, doc) else ():
             in_order = sorted(found, key=found.get)

@@ -164,7 +164,7 @@ def prune(state: dict, shown: list[str]) -> None:
 
 
 def renumber_tables(nb):
-    """Give the styled tables of pandas, which draw a name at random, the names T_1, T_2, ... in their order."""
+    """Give styled tables of pandas, which draw a name at random, the names T_1, T_2, ... in their order."""
     shown = [output.data for cell in nb.cells for output in cell.get("outputs", []) if "data" in output]
     count = 0
     for data in (data for data in shown if "text/html" in data):

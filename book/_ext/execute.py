@@ -44,8 +44,8 @@ def chapters(root: Path = ROOT) -> list[Path]:
     return [path for path in paths if path.exists() and path.parent.name != "labs"]
 
 
-# A figure is stored as a drawing, which the page gives its own colors and width (figures.py). The settings are
-# those of the kernel and of no cell, so that on Colab a reader's figures are what Jupyter makes of them.
+# A figure is stored as a drawing, which the page gives its own colors and width (figures.py). The settings
+# are those of the kernel and of no cell, so that on Colab a reader's figures are what Jupyter makes of them.
 DRAWN = ["--InlineBackend.figure_formats=svg"]
 DRAWN_SETTINGS = {"MATPLOTLIBRC": str(Path(__file__).with_name("matplotlibrc"))}
 

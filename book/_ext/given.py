@@ -40,7 +40,8 @@ def show(path: Path) -> bool:
     client = Client(part, timeout=600, startup_timeout=900, kernel_name="python3", record_timing=False)
     client.resources, client.extra_arguments = {"metadata": {"path": str(path.parent)}}, DRAWN
     # What a kernel says of its own connection is of no use to who builds the book.
-    client.execute(env={**kernels(), **os.environ, **DRAWN_SETTINGS, "PYTHONHASHSEED": "0"}, stderr=subprocess.DEVNULL)
+    settings = {**DRAWN_SETTINGS, "PYTHONHASHSEED": "0"}
+    client.execute(env={**kernels(), **os.environ, **settings}, stderr=subprocess.DEVNULL)
     clean(part, machine_paths(ROOT))
     nbformat.write(nb, path)
     return True

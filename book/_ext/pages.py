@@ -54,8 +54,10 @@ FOLD = re.compile(
 # An interval in a cell of a table stays on one line.
 INTERVAL = re.compile(r"(\[[-+]?[\d.]+%?,) (?=[-+]?[\d.]+%?\])")
 CELL = re.compile(r"<td[^>]*>[^<]*</td>")
-# Code, or what it printed, that is somewhat wider than the page is set smaller (book.css): columns stay in line.
-BOX = re.compile(r'<div class="highlight"><pre(?=[ >])(?![^>]*--columns)(?P<rest>[^>]*>(?P<code>.*?)</pre>)', re.DOTALL)
+# Code, or what it printed, that is somewhat wider than the page is set smaller (book.css): columns stay so.
+BOX = re.compile(
+    r'<div class="highlight"><pre(?=[ >])(?![^>]*--columns)(?P<rest>[^>]*>(?P<code>.*?)</pre>)', re.DOTALL
+)
 FITS, SMALLER = 88, 110
 SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')
 
