@@ -59,6 +59,7 @@ from pages import mend  # noqa: E402
             '<p class="admonition-title">Solution to<a class="reference internal" href="#x"> One</a></p>',
             '<p class="admonition-title">Solution to One</p>',
         ),
+        ("<td>15.3 MiB</td>", "<td>15.3&nbsp;MiB</td>"),
         ("<td>0.1 [-0.2, +3.0]</td>", "<td>0.1 [-0.2,&nbsp;+3.0]</td>"),
         (
             f'<div class="highlight"><pre id="a"><b>{"x" * 99}</b>\n</pre>',

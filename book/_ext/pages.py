@@ -51,9 +51,10 @@ FOLD = re.compile(
     r'\s*<div class="cell_output docutils container">\s*<figure)?)',
     re.DOTALL,
 )
-# An interval in a cell of a table stays on one line.
+# A number with its unit, or an interval, in a cell of a table stays on one line.
+SHORT = 14
 INTERVAL = re.compile(r"(\[[-+]?[\d.]+%?,) (?=[-+]?[\d.]+%?\])")
-CELL = re.compile(r"<td[^>]*>[^<]*</td>")
+CELL = re.compile(r"(<t[dh](?: [^>]*)?>)([^<]*)(</t[dh]>)")
 # Code, or what it printed, that is somewhat wider than the page is set smaller (book.css): columns stay so.
 BOX = re.compile(
     r'<div class="highlight"><pre(?=[ >])(?![^>]*--columns)(?P<rest>[^>]*>(?P<code>.*?)</pre>)', re.DOTALL
@@ -71,7 +72,7 @@ def mend(text: str, search_page: bool = False) -> str:
     text = WORD.sub(r"\1", text)
     text = SOLUTION_LINK.sub(r"\1\2", BADGE_WORDS.sub(r"\1", text))
     text = FOLD.sub(name_fold, text)
-    text = CELL.sub(lambda cell: INTERVAL.sub(r"\1&nbsp;", cell[0]), BOX.sub(set_smaller, text))
+    text = CELL.sub(keep_whole, BOX.sub(set_smaller, text))
     text = LAUNCH.sub(r"\1colab/\2", text)
     text = CITATION_ROLE.sub(r'\1 role="listitem"', text)
     text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
@@ -87,6 +88,13 @@ def name_fold(match: re.Match) -> str:
     lines = code.count("\n") + 1
     title = f"{html.escape(what, quote=False)}, {lines} line{'s' * (lines > 1)}"
     return f'<p class="admonition-title">{title}</p>{match["rest"]}'
+
+
+def keep_whole(cell: re.Match) -> str:
+    """A cell whose numbers do not break."""
+    begin, text, end = cell.groups()
+    whole = text.strip().replace(" ", "&nbsp;") if len(text.strip()) <= SHORT else INTERVAL.sub(r"\1&nbsp;", text)
+    return f"{begin}{whole}{end}"
 
 
 def set_smaller(match: re.Match) -> str:
