@@ -93,8 +93,9 @@ def name_fold(match: re.Match) -> str:
 def keep_whole(cell: re.Match) -> str:
     """A cell whose numbers do not break."""
     begin, text, end = cell.groups()
-    whole = text.strip().replace(" ", "&nbsp;") if len(text.strip()) <= SHORT else INTERVAL.sub(r"\1&nbsp;", text)
-    return f"{begin}{whole}{end}"
+    if len(text.strip()) <= SHORT:
+        return f"{begin}{text.strip().replace(' ', '&nbsp;')}{end}"
+    return begin + INTERVAL.sub(r"\1&nbsp;", text) + end
 
 
 def set_smaller(match: re.Match) -> str:
