@@ -59,8 +59,14 @@ from pages import mend  # noqa: E402
             '<p class="admonition-title">Solution to<a class="reference internal" href="#x"> One</a></p>',
             '<p class="admonition-title">Solution to One</p>',
         ),
-        ("<td>15.3 MiB</td>", "<td>15.3&nbsp;MiB</td>"),
-        ("<td>0.1 [-0.2, +3.0]</td>", "<td>0.1 [-0.2,&nbsp;+3.0]</td>"),
+        (
+            "<tbody><th>a, A &gt; 0</th><td>15.3 MiB</td></tbody><th>a b</th>",
+            "<tbody><th>a,&nbsp;A&nbsp;&gt;&nbsp;0</th><td>15.3&nbsp;MiB</td></tbody><th>a b</th>",
+        ),
+        (
+            "<tbody><td>about 0.1 [-0.2, +3.0]</td><th>this is a row with a name</th></tbody>",
+            "<tbody><td>about 0.1 [-0.2,&nbsp;+3.0]</td><th>this is a row with a name</th></tbody>",
+        ),
         (
             f'<div class="highlight"><pre id="a"><b>{"x" * 99}</b>\n</pre>',
             f'<div class="highlight"><pre style="--columns: 99" id="a"><b>{"x" * 99}</b>\n</pre>',

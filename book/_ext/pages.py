@@ -52,8 +52,9 @@ FOLD = re.compile(
     re.DOTALL,
 )
 # A number with its unit, or an interval, in a cell of a table stays on one line.
-SHORT = 14
+SHORT, NAME = 14, 23
 INTERVAL = re.compile(r"(\[[-+]?[\d.]+%?,) (?=[-+]?[\d.]+%?\])")
+ROWS = re.compile(r"<tbody>.*?</tbody>", re.DOTALL)
 CELL = re.compile(r"(<t[dh](?: [^>]*)?>)([^<]*)(</t[dh]>)")
 # Code, or what it printed, that is somewhat wider than the page is set smaller (book.css): columns stay so.
 BOX = re.compile(
@@ -72,7 +73,7 @@ def mend(text: str, search_page: bool = False) -> str:
     text = WORD.sub(r"\1", text)
     text = SOLUTION_LINK.sub(r"\1\2", BADGE_WORDS.sub(r"\1", text))
     text = FOLD.sub(name_fold, text)
-    text = CELL.sub(keep_whole, BOX.sub(set_smaller, text))
+    text = ROWS.sub(lambda rows: CELL.sub(keep_whole, rows[0]), BOX.sub(set_smaller, text))
     text = LAUNCH.sub(r"\1colab/\2", text)
     text = CITATION_ROLE.sub(r'\1 role="listitem"', text)
     text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
@@ -91,9 +92,10 @@ def name_fold(match: re.Match) -> str:
 
 
 def keep_whole(cell: re.Match) -> str:
-    """A cell whose numbers do not break."""
+    """A cell whose numbers do not break, or the name of a row that is short."""
     begin, text, end = cell.groups()
-    if len(text.strip()) <= SHORT:
+    short = NAME if begin.startswith("<th") else SHORT
+    if len(html.unescape(text.strip())) <= short:
         return f"{begin}{text.strip().replace(' ', '&nbsp;')}{end}"
     return begin + INTERVAL.sub(r"\1&nbsp;", text) + end
 
