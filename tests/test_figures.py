@@ -70,6 +70,14 @@ def test_panels_flow_unless_one_goes_by_the_numbers_of_another():
         assert page(figure).count("<svg") == drawings
 
 
+def test_rows_of_panels_stay_rows_where_there_is_room():
+    figure, axes = plt.subplots(2, 2)
+    for ax in axes.flat:
+        ax.plot([0, 1])
+    figure.tight_layout()
+    assert 'style="--row: 2"' in page(figure).split("<svg")[0]
+
+
 @pytest.mark.parametrize("path", chapters(ROOT), ids=lambda path: path.stem)
 def test_every_figure_of_a_chapter_is_a_drawing(path):
     outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]

@@ -14,10 +14,15 @@ from xml.etree import ElementTree as ET
 
 SVG, LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 IMAGE = re.compile(r'<img alt="([^"]*)" src="[^"]*_images/([^"/]+\.svg)"[^>]*/?>')
-INKS = {"#000000": "currentColor", "#ffffff": "var(--pst-color-background)"}
+INKS = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--pst-color-background)",
+    "#555555": "var(--pst-color-text-muted)",
+}
 NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 WIDE = 420.0  # points; on a phone a wider drawing scrolls, so that its text can be read
+MOST = 3  # panels side by side, in a page
 GAP = 3.0  # around a panel, in points
 
 ET.register_namespace("", SVG)
@@ -27,6 +32,12 @@ ET.register_namespace("xlink", LINK[1:].split("}")[0])
 def groups(element, prefix: str = "") -> list:
     """The groups right below an element that Matplotlib named so."""
     return [g for g in element.findall(f"{{{SVG}}}g") if g.get("id", "").startswith(prefix)]
+
+
+def across(found: list[tuple[list, Box]]) -> int:
+    """How many panels stood side by side."""
+    tops = [round(frame(axes[0])[1]) for axes, _ in found]
+    return max(map(tops.count, tops), default=1)
 
 
 def text_box(text) -> Box:
@@ -137,7 +148,7 @@ def ink(root, name: str) -> None:
             elif key == "style":
                 value = re.sub(r"font-family: [^;]*(; )?", "", value.replace("url(#", f"url(#{name}-"))
                 value = re.sub(r"(font: [^;]*?px) [^;]*", r"\1 inherit", value)
-                element.set(key, re.sub("#(?:000000|ffffff)", lambda found: INKS[found[0]], value))
+                element.set(key, re.sub("|".join(INKS), lambda found: INKS[found[0]], value))
             elif key == "d":
                 element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", " ".join(value.split())))
 
@@ -165,7 +176,7 @@ def inline(svg: str, alt: str, name: str) -> str:
         overlap(a[1], b[1]) for i, a in enumerate(ink_of) for b in ink_of[i + 1 :]
     )  # fmt: skip
     parts = [([*figure], (left, top, left + width, top + height))] if whole else ink_of
-    drawings = []
+    row, drawings = 1 if whole else across(ink_of), []
     for i, (drawn, (x0, y0, x1, y1)) in enumerate(parts):
         gap = 0.0 if whole else GAP
         box = x0 - gap, y0 - gap, x1 - x0 + 2 * gap, y1 - y0 + 2 * gap
@@ -181,7 +192,8 @@ def inline(svg: str, alt: str, name: str) -> str:
     ink(stage, name)
     inside = "".join(ET.tostring(one, encoding="unicode") for one in drawings)
     said = "" if whole else "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
-    return f'<div class="drawn" role="img" aria-label="{alt}">{said}{inside}</div>'
+    grid = f' style="--row: {row}"' if 1 < row <= MOST else ""
+    return f'<div class="drawn" role="img"{grid} aria-label="{alt}">{said}{inside}</div>'
 
 
 def set_in(text: str, folder_of) -> str:
