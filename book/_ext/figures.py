@@ -22,7 +22,7 @@ INKS = {
 NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 WIDE = 420.0  # points; on a phone a wider drawing scrolls, so that its text can be read
-MOST = 3  # panels side by side, in a page
+MOST = 4  # panels side by side, in a page
 GAP = 3.0  # around a panel, in points
 
 ET.register_namespace("", SVG)
