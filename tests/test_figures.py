@@ -70,6 +70,14 @@ def test_panels_flow_unless_one_goes_by_the_numbers_of_another():
         assert page(figure).count("<svg") == drawings
 
 
+@pytest.mark.parametrize(("inches", "wide"), [(4, False), (9, True)])
+def test_a_drawing_that_scrolls_on_a_phone_is_reached_by_the_keyboard(inches, wide):
+    figure, ax = plt.subplots(figsize=(inches, 2))
+    ax.plot([0, 1])
+    begin, drawing = page(figure).split("<svg", 1)
+    assert ('tabindex="0"' in begin) == ('class="wide"' in drawing) == wide
+
+
 def test_rows_of_panels_stay_rows_where_there_is_room():
     figure, axes = plt.subplots(2, 2)
     for ax in axes.flat:

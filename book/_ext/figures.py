@@ -193,7 +193,8 @@ def inline(svg: str, alt: str, name: str) -> str:
     inside = "".join(ET.tostring(one, encoding="unicode") for one in drawings)
     said = "" if whole else "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
     grid = f' style="--row: {row}"' if 1 < row <= MOST else ""
-    return f'<div class="drawn" role="img"{grid} aria-label="{alt}">{said}{inside}</div>'
+    reach = ' tabindex="0"' if any(one.get("class") for one in drawings) else ""  # by keyboard, to scroll
+    return f'<div class="drawn" role="img"{reach}{grid} aria-label="{alt}">{said}{inside}</div>'
 
 
 def set_in(text: str, folder_of) -> str:
