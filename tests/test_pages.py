@@ -61,7 +61,8 @@ from pages import mend  # noqa: E402
         ),
         (
             "<tbody><th>a, A &gt; 0</th><td>15.3 MiB</td></tbody><th>a b</th>",
-            "<tbody><th>a,&nbsp;A&nbsp;&gt;&nbsp;0</th><td>15.3&nbsp;MiB</td></tbody><th>a b</th>",
+            '<tbody><th class="whole">a,&nbsp;A&nbsp;&gt;&nbsp;0</th><td>15.3&nbsp;MiB</td></tbody>'
+            "<th>a b</th>",
         ),
         (
             "<tbody><td>about 0.1 [-0.2, +3.0]</td><th>this is a row with a name</th></tbody>",

@@ -96,6 +96,7 @@ def keep_whole(cell: re.Match) -> str:
     begin, text, end = cell.groups()
     short = NAME if begin.startswith("<th") else SHORT
     if len(html.unescape(text.strip())) <= short:
+        begin = begin.replace("<th>", '<th class="whole">')  # nor at a hyphen
         return f"{begin}{text.strip().replace(' ', '&nbsp;')}{end}"
     return begin + INTERVAL.sub(r"\1&nbsp;", text) + end
 
