@@ -97,6 +97,7 @@ def test_the_committed_table_and_figure_are_those_of_the_committed_log(report, t
         assert (BENCH / name).read_bytes() == (tmp_path / name).read_bytes(), (
             "run book/studies/bench/report.py"
         )
+    assert "-0%" not in (BENCH / "results.md").read_text()
 
 
 def test_the_environment_of_the_benchmark_has_all_that_the_benchmark_imports():

@@ -227,6 +227,20 @@ TEXT = """() => { const page = document.querySelector(".bd-article").cloneNode(t
 OVERFLOW = """() => { document.querySelectorAll("details").forEach((e) => (e.open = true));
   return [...document.querySelectorAll(".bd-article pre")].filter((e) => e.scrollWidth > e.clientWidth + 1)
     .map((e) => e.textContent.slice(0, 60)); }"""
+# Words of a figure that stand outside its drawing, or on one another.
+STRAYS = """() => [...document.querySelectorAll(".drawn svg")].flatMap((svg) => {
+  const edge = svg.getBoundingClientRect(), found = [];
+  const words = [...svg.querySelectorAll("text")].filter((t) => t.textContent.trim());
+  const boxes = words.map((t) => [t.textContent, t.getBoundingClientRect()]);
+  boxes.forEach(([text, a], i) => {
+    const out = Math.max(edge.left - a.left, a.right - edge.right, edge.top - a.top, a.bottom - edge.bottom);
+    if (out > 3) found.push(`${text} stands outside by ${out.toFixed(1)} px`);
+    for (const [other, b] of boxes.slice(i + 1)) {
+      const [wide, high] = [Math.min(a.right, b.right) - Math.max(a.left, b.left),
+        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top)];
+      if (wide > 4 && high > 5) found.push(`${text} on ${other}`);
+    } });
+  return found; })"""
 # Columns that touch, and numbers that are broken over lines, in a table that pandas wrote.
 FUSED = """() => [...document.querySelectorAll("table.dataframe")].flatMap((table) => {
   const cells = [...table.querySelectorAll("td, th")].filter((c) => c.textContent.trim());
@@ -251,6 +265,7 @@ def test_a_page_in_the_reader_s_hand(held):
     page.emulate_media(media="screen")
     page.set_viewport_size(PHONE)
     assert page.evaluate(FUSED) == []
+    assert page.evaluate(STRAYS) == [], "words of a figure"
     title = page.locator(".solution .admonition-title").first
     if title.count():
         where = page.url

@@ -18,7 +18,7 @@ RAW = re.compile(
     r"\{[\w:-]+\}`|^(?:`{3,}|:{3,}|~{3,})\{|^\([\w-]+\)=|^:{3,}|\[\]\(|\]\((?!https?:)", re.MULTILINE
 )
 CODE = re.compile(r"(?<![}`])(`+)(?![`{]).*?(?<!`)\1(?!`)", re.DOTALL)
-TITLE = re.compile(r"# @title Solution of exercise \d+, in code\n")
+TITLE = re.compile(r"# @title Solution of exercise [\d.]+, in code\n")
 
 
 def read(path):
@@ -69,14 +69,25 @@ def test_the_code_is_that_of_the_chapter_and_solutions_are_folded(path):
 def test_every_exercise_has_a_heading_and_every_solution_a_fold(path):
     own, made = "\n".join(text_of(read(path))), "\n".join(text_of(read(EDITION / path.name)))
     names = re.findall(r"\{exercise(?:-start)?\} *(.*)", own)
-    assert re.findall(r"^### Exercise \d+: (.*)", made, re.MULTILINE) == names
+    assert re.findall(r"^### Exercise [\d.]+: (.*)", made, re.MULTILINE) == names
     assert made.count("<details>") == made.count("</details>") == made.count("<summary>")
     notebook = read(EDITION / path.name)
     sources = "\n".join(cell.source for cell in notebook.cells)
-    solved = set(re.findall(r"Solution of exercise (\d+)", sources))
+    solved = set(re.findall(r"Solution of exercise ([\d.]*\d)", sources))
     assert len(solved) == len(re.findall(r"\{solution(?:-start)?\}", own))
     for text in text_of(notebook):  # a fold that is not closed in its cell would swallow the rest of the text
         assert text.count("<details>") == text.count("</details>")
+
+
+@pytest.mark.slow
+def test_exercises_have_the_numbers_of_the_page(site):
+    for path in CHAPTERS:
+        shown = (site / "book" / f"{path.stem}.html").read_text(encoding="utf-8")
+        on_page = re.findall(r"caption-number.>Exercise ([\d.]+)", shown)
+        made = "\n".join(text_of(read(EDITION / path.name)))
+        assert re.findall(r"^### Exercise ([\d.]+)", made, re.MULTILINE) == on_page, path.stem
+        solved = re.findall(r"Solution to Exercise ([\d.]+)", shown)
+        assert set(re.findall(r"<summary>Solution of exercise ([\d.]+)<", made)) <= set(solved), path.stem
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,26 @@ def test_widget_ids_do_not_depend_on_the_run():
     assert c.clean(copy.deepcopy(first), PATHS) == first
 
 
+def test_styled_tables_have_names_of_their_place():
+    def page(*names):
+        tables = [f'<table id="{name}"><td id="{name}_row0">1</td></table>' for name in names]
+        outputs = [v4.new_output("display_data", {"text/html": table}) for table in tables]
+        cells = [v4.new_code_cell("x", outputs=[output], id=f"c{i}") for i, output in enumerate(outputs)]
+        return v4.new_notebook(cells=cells)
+
+    first, second = (c.clean(page(*names), PATHS) for names in (("T_1a", "T_2b"), ("T_2", "T_c")))
+    assert first == second
+    assert first.cells[1].outputs[0].data["text/html"] == '<table id="T_2"><td id="T_2_row0">1</td></table>'
+    assert c.clean(copy.deepcopy(first), PATHS) == first
+
+
+def test_a_drawing_is_stored_without_what_it_says_of_its_making():
+    made = "\n <metadata>\n  <dc:date>now</dc:date>\n </metadata>"
+    drawing = f'<svg>{made}\n <g x="1.23456"/><text>0.12345</text></svg>\n'
+    stored = {"image/svg+xml": '<svg> <g x="1.234"/><text>0.12345</text></svg>'}
+    assert c.clean_value({"image/svg+xml": drawing}, PATHS) == c.clean_value(stored, PATHS) == stored
+
+
 def test_machine_and_run_leave_no_trace_in_the_metadata():
     nb = v4.new_notebook(cells=[v4.new_code_cell("1", metadata={"execution": {"iopub.status.busy": "now"}})])
     nb.metadata.kernelspec = {"name": "my-env", "display_name": "Python 3.11 (my-env)"}
@@ -201,6 +221,7 @@ def test_two_runs_give_the_same_bytes(tmp_path):
         "for _ in tqdm(range(5), desc='text'):\n    time.sleep(0.01)",
         "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()",
         "1 / 0",
+        "import pandas as pd\npd.DataFrame({'a': [1]}).style.format('{:.1f}')",
     ]
     nb = v4.new_notebook(cells=[v4.new_code_cell(text, id=f"cell-{i}") for i, text in enumerate(cells)])
     nb.cells[2].metadata = {"mystnb": {"image": {"alt": "A line."}}}
@@ -211,6 +232,9 @@ def test_two_runs_give_the_same_bytes(tmp_path):
     stored = (tmp_path / "a.ipynb").read_text()
     assert stored == (tmp_path / "b.ipynb").read_text()
     assert "text: 100%|██████████| 5/5" in stored
+    drawing = nbformat.reads(stored, 4).cells[2].outputs[-1].data["image/svg+xml"]
+    assert "</text>" in drawing and "<metadata>" not in drawing, "a figure is a drawing, its text is text"
+    assert '<table id=\\"T_1\\">' in stored
     assert nbformat.read(source, 4) == nb, "the source is not touched when a copy is written"
 
 

@@ -26,7 +26,9 @@ def test_slides_hold_every_captioned_figure_with_its_alternative_text_and_need_n
         wanted = 0
         for path in chapters:
             for cell in nbformat.read(path, as_version=4).cells:
-                pictures = any("image/png" in o.get("data", {}) for o in cell.get("outputs", []))
+                pictures = any(
+                    {"image/png", "image/svg+xml"} & set(o.get("data", {})) for o in cell.get("outputs", [])
+                )
                 wanted += pictures and "figure" in cell.metadata.get("mystnb", {})
         alts = re.findall(r'<img alt="([^"]*)"', page)
         assert len(alts) == wanted > 0 and all(len(alt) > 20 for alt in alts)

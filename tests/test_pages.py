@@ -59,6 +59,23 @@ from pages import mend  # noqa: E402
             '<p class="admonition-title">Solution to<a class="reference internal" href="#x"> One</a></p>',
             '<p class="admonition-title">Solution to One</p>',
         ),
+        (
+            "<tbody><th>a, A &gt; 0</th><td>15.3 MiB</td></tbody><th>a b</th>",
+            '<tbody><th class="whole">a,&nbsp;A&nbsp;&gt;&nbsp;0</th><td>15.3&nbsp;MiB</td></tbody>'
+            "<th>a b</th>",
+        ),
+        (
+            "<tbody><td>about 0.1 [-0.2, +3.0]</td><th>this is a row with a name</th></tbody>",
+            "<tbody><td>about 0.1 [-0.2,&nbsp;+3.0]</td><th>this is a row with a name</th></tbody>",
+        ),
+        (
+            f'<div class="highlight"><pre id="a"><b>{"x" * 99}</b>\n</pre>',
+            f'<div class="highlight"><pre style="--columns: 99" id="a"><b>{"x" * 99}</b>\n</pre>',
+        ),
+        (
+            f'<div class="highlight"><pre>{"&lt;" * 88}</pre><pre>{"x" * 111}</pre>',
+            f'<div class="highlight"><pre>{"&lt;" * 88}</pre><pre>{"x" * 111}</pre>',
+        ),
         ('<p class="untouched">f(x) < 3</p>', '<p class="untouched">f(x) < 3</p>'),
     ],
 )

@@ -102,6 +102,14 @@ def number(env, doc: str) -> str:
     return ".".join(map(str, env.toc_secnumbers.get(doc, {}).get("", ())))
 
 
+def renumber(app, env) -> None:
+    """Let figures and exercises of a page without a number begin at 1; Sphinx counts on from page to page."""
+    for doc, kinds in env.toc_fignumbers.items():
+        for kind, found in kinds.items() if not number(env, doc) else ():
+            in_order = sorted(found, key=found.get)
+            kinds[kind] = {name: (place,) for place, name in enumerate(in_order, 1)}
+
+
 def rows(of_part: list[Chapter], chapters: dict[str, Chapter], number_of, link) -> Iterable[str]:
     """The lines of one part."""
     for chapter in of_part:

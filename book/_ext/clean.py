@@ -20,6 +20,9 @@ STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 ADDRESS = re.compile(r"\b0x[0-9a-f]{6,16}\b")
 ANSI_CURSOR = re.compile(r"\x1b\[\d*[A-DGJK]")
+# What a drawing says of its making: a date, and Matplotlib's version.
+DRAWN_WHEN = re.compile(r"\s*<metadata>.*?</metadata>", re.DOTALL)
+STYLED = re.compile(r'<table id="(T_\w+)"')
 CELL_FILE = re.compile(r"\S*[/\\]ipykernel_\d+[/\\]\d+\.py")
 CLOCK = r"(?:\d+:)?\d+:\d+"
 # tqdm writes "[00:12<00:03,  4.1it/s, reward=0.53]"; only what follows the rate says something about the run.
@@ -61,8 +64,16 @@ def clean_text(text: str, paths: dict[str, str]) -> str:
     return TQDM.sub(lambda match: f" [{match[1]}]" if match[1] else "", text)
 
 
+def clean_drawing(svg: str) -> str:
+    """A drawing in one line, with thousandths of a point, without what it says of its making."""
+    one_line = re.sub(r"\s*\n\s*", " ", DRAWN_WHEN.sub("", svg)).strip()
+    return re.sub(r'="[^"]*"', lambda value: re.sub(r"(\.\d{3})\d+", r"\1", value[0]), one_line)
+
+
 def clean_value(value, paths: dict[str, str], key: str = ""):
     """`clean_text` on every string inside an output or a widget's state, but for images and program text."""
+    if isinstance(value, str) and key == "image/svg+xml":
+        return clean_drawing(value)
     if isinstance(value, dict):
         return type(value)({k: clean_value(v, paths, k) for k, v in value.items()})
     if isinstance(value, list):
@@ -152,6 +163,17 @@ def prune(state: dict, shown: list[str]) -> None:
             del state[name]
 
 
+def renumber_tables(nb):
+    """Give styled tables of pandas, which draw a name at random, the names T_1, T_2, ... in their order."""
+    shown = [output.data for cell in nb.cells for output in cell.get("outputs", []) if "data" in output]
+    count = 0
+    for data in (data for data in shown if "text/html" in data):
+        for name in dict.fromkeys(STYLED.findall(data["text/html"])):
+            count += 1
+            data["text/html"] = re.sub(rf"\b{name}(?=_|\b)", f"T_{count}", data["text/html"])
+    return nb
+
+
 def renumber_widgets(nb):
     """Give the widgets' models the ids 1, 2, ... in the order in which they were made."""
     new = {old: f"{i:032x}" for i, old in enumerate(widget_state(nb), 1)}
@@ -172,7 +194,7 @@ def clean(nb, paths: dict[str, str]):
         nb.metadata.widgets = clean_value(nb.metadata.widgets, paths)
     nb.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nb.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
-    return renumber_widgets(nb)
+    return renumber_tables(renumber_widgets(nb))
 
 
 def problems(nb, paths: dict[str, str]) -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import tomllib
+from chapter_map import parts
 from execute import ROOT, chapters
 from predictions import fold_texts
 from pybtex.database import parse_file
@@ -123,11 +124,20 @@ def inline(text: str, own: str) -> str:
     return INLINE.sub(plain, text)
 
 
+@cache
+def chapter_numbers() -> dict[str, int]:
+    """The number of each chapter by its name, as the page's title has it; a page without one is not there."""
+    docs = [chapter.doc for _, each in parts(ROOT) for chapter in each]
+    return {doc.rpartition("/")[2]: number for number, doc in enumerate(docs, 1)}
+
+
 class Plain:
     """The cells of one chapter, one after the other: a solution may go on from cell to cell."""
 
     def __init__(self, name: str):
         self.name, self.numbers, self.solution = name, {}, None
+        chapter = chapter_numbers().get(name)
+        self.prefix = f"{chapter}." if chapter else ""
 
     def fold(self, lines: list[str]) -> list[str]:
         """Text of a solution, in a fold that is closed at first."""
@@ -153,7 +163,7 @@ class Plain:
                 options |= {found[1]: found[2]} if found else {}
                 body += [] if found else [inner]
             if kind in ("exercise", "exercise-start"):
-                number = self.numbers[options["label"]] = len(self.numbers) + 1
+                number = self.numbers[options["label"]] = f"{self.prefix}{len(self.numbers) + 1}"
                 out += [f"### Exercise {number}{': ' * bool(words)}{words}", "", *body]
             elif kind in ("solution", "solution-start"):
                 self.solution = self.numbers[words]

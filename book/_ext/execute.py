@@ -44,6 +44,12 @@ def chapters(root: Path = ROOT) -> list[Path]:
     return [path for path in paths if path.exists() and path.parent.name != "labs"]
 
 
+# A figure is stored as a drawing, which the page gives its own colors and width (figures.py). The settings
+# are those of the kernel and of no cell, so that on Colab a reader's figures are what Jupyter makes of them.
+DRAWN = ["--InlineBackend.figure_formats=svg"]
+DRAWN_SETTINGS = {"MATPLOTLIBRC": str(Path(__file__).with_name("matplotlibrc"))}
+
+
 class Client(NotebookClient):
     """nbclient that says which cell runs, for how long, and how far its progress bar is."""
 
@@ -96,8 +102,8 @@ def run(path: Path, output: Path, timeout: int) -> list[str]:
     client = Client(nb, timeout=timeout, startup_timeout=120, kernel_name="python3", record_timing=False)
     client.title, client.total = path.stem, len(nb.cells)
     client.on_cell_execute, client.on_cell_executed = client.started, client.finished
-    client.resources = {"metadata": {"path": str(path.parent)}}
-    settings = {"PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    client.resources, client.extra_arguments = {"metadata": {"path": str(path.parent)}}, DRAWN
+    settings = {**DRAWN_SETTINGS, "PYTHONHASHSEED": "0", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     environment = {**kernels(), **os.environ, **settings}
     # With a terminal behind its stderr, tqdm would draw its bar as wide as that terminal.
     with tempfile.TemporaryFile() as log:

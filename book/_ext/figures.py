@@ -14,10 +14,15 @@ from xml.etree import ElementTree as ET
 
 SVG, LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
 IMAGE = re.compile(r'<img alt="([^"]*)" src="[^"]*_images/([^"/]+\.svg)"[^>]*/?>')
-INKS = {"#000000": "currentColor", "#ffffff": "var(--pst-color-background)"}
+INKS = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--pst-color-background)",
+    "#555555": "var(--pst-color-text-muted)",
+}
 NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-WIDE = 420.0  # points; on a phone the text of a wider drawing is set larger
+WIDE = 420.0  # points; on a phone a wider drawing scrolls, so that its text can be read
+MOST = 4  # panels side by side, in a page
 GAP = 3.0  # around a panel, in points
 
 ET.register_namespace("", SVG)
@@ -27,6 +32,12 @@ ET.register_namespace("xlink", LINK[1:].split("}")[0])
 def groups(element, prefix: str = "") -> list:
     """The groups right below an element that Matplotlib named so."""
     return [g for g in element.findall(f"{{{SVG}}}g") if g.get("id", "").startswith(prefix)]
+
+
+def across(found: list[tuple[list, Box]]) -> int:
+    """How many panels stood side by side."""
+    tops = [round(frame(axes[0])[1]) for axes, _ in found]
+    return max(map(tops.count, tops), default=1)
 
 
 def text_box(text) -> Box:
@@ -77,6 +88,51 @@ def panels(figure) -> list[tuple[list, Box]]:
     return [(axes, union(boxes)) for axes, boxes, _ in found]
 
 
+def lean(found: list[tuple[list, Box]]) -> bool:
+    """Whether a panel goes by the numbers of another one: then they cannot flow apart."""
+    named = [axis for axes, _ in found for axis in groups(axes[0], "matplotlib.axis")]
+    return any(list(axis) and not list(axis.iter(f"{{{SVG}}}text")) for axis in named)
+
+
+def fill(element) -> str:
+    """The color of a shape or a word, or nothing."""
+    style = element.get("style", "")
+    found = re.search(r"(?:^|; ?)fill: (#\w{6})", style)
+    return found[1] if found and "opacity" not in style else ""
+
+
+def keep_ink(figure) -> None:
+    """Words on a colored ground keep their color: the ground is the same in the dark."""
+    grounds: list[tuple[Box, str]] = []
+    for element in figure.iter():
+        if element.tag == f"{{{SVG}}}path" and fill(element):
+            points = [float(n) for n in NUMBERS.findall(element.get("d", ""))]
+            box = min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
+            grounds.append((box, fill(element)))
+        elif element.tag == f"{{{SVG}}}image":
+            grounds.append((image_box(element), "image"))
+        elif element.tag == f"{{{SVG}}}text":
+            left, top, right, bottom = text_box(element)
+            x, y = (left + right) / 2, (top + bottom) / 2
+            under = [ground for box, ground in grounds if box[0] < x < box[2] and box[1] < y < box[3]]
+            if under and under[-1] != "#ffffff" and fill(element) in ("", *INKS):
+                kept = (
+                    "#fefefe" if fill(element) == "#ffffff" else "#111111"
+                )  # as good, and no color of the page
+                style = re.sub(r"(^|; ?)fill: #\w{6}", "", element.get("style", ""))
+                element.set("style", f"{style}; fill: {kept}".lstrip("; "))
+
+
+def image_box(image) -> Box:
+    """Where a map of colors stands; Matplotlib draws it upside down and turns it."""
+    x, y, width, height = (float(image.get(key, 0)) for key in ("x", "y", "width", "height"))
+    moved = re.search(r"translate\(([^)]*)\)", image.get("transform", ""))
+    dx, dy = map(float, NUMBERS.findall(moved[1])[:2]) if moved else (0.0, 0.0)
+    turned = "scale(1 -1)" in image.get("transform", "")
+    top = -(y + dy + height) if turned else y + dy
+    return x + dx, top, x + dx + width, top + height
+
+
 def ink(root, name: str) -> None:
     """Colors by the page, names of its own for what a drawing refers to, and nothing that is not needed."""
     used = set(re.findall(r"#([\w-]+)", " ".join(v for e in root.iter() for v in e.attrib.values())))
@@ -90,9 +146,9 @@ def ink(root, name: str) -> None:
             elif key == "clip-path":
                 element.set(key, value.replace("url(#", f"url(#{name}-"))
             elif key == "style":
-                value = re.sub(r"font-family: [^;]*(; )?", "", value)
+                value = re.sub(r"font-family: [^;]*(; )?", "", value.replace("url(#", f"url(#{name}-"))
                 value = re.sub(r"(font: [^;]*?px) [^;]*", r"\1 inherit", value)
-                element.set(key, re.sub("#(?:000000|ffffff)", lambda found: INKS[found[0]], value))
+                element.set(key, re.sub("|".join(INKS), lambda found: INKS[found[0]], value))
             elif key == "d":
                 element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", " ".join(value.split())))
 
@@ -108,6 +164,7 @@ def inline(svg: str, alt: str, name: str) -> str:
     for axes in groups(figure, "axes"):
         for ground in groups(axes, "patch")[:1] if framed else []:  # its color is the page's
             next(ground.iter(f"{{{SVG}}}path")).set("style", "fill: none")
+    keep_ink(figure)
     shared = [e for e in root.findall(f"{{{SVG}}}defs")]
     for defs in shared:
         for style in defs.findall(f"{{{SVG}}}style"):
@@ -115,11 +172,11 @@ def inline(svg: str, alt: str, name: str) -> str:
     ink_of = panels(figure) if framed else []  # axes that are turned off have no frame to go by
     others = [e for e in figure if not e.get("id", "").startswith(("axes", "text"))]
     notes = [" ".join("".join(g.itertext()).split()) for g in groups(figure, "text")]
-    whole = len(ink_of) < 2 or bool(others) or any(
+    whole = len(ink_of) < 2 or bool(others) or lean(ink_of) or any(
         overlap(a[1], b[1]) for i, a in enumerate(ink_of) for b in ink_of[i + 1 :]
     )  # fmt: skip
     parts = [([*figure], (left, top, left + width, top + height))] if whole else ink_of
-    drawings = []
+    row, drawings = 1 if whole else across(ink_of), []
     for i, (drawn, (x0, y0, x1, y1)) in enumerate(parts):
         gap = 0.0 if whole else GAP
         box = x0 - gap, y0 - gap, x1 - x0 + 2 * gap, y1 - y0 + 2 * gap
@@ -127,7 +184,7 @@ def inline(svg: str, alt: str, name: str) -> str:
         one = ET.Element(f"{{{SVG}}}svg", {"viewBox": view, "aria-hidden": "true"})
         if box[2] > WIDE:
             one.set("class", "wide")
-        one.set("style", f"flex: {box[2]:.0f} 1 0; max-width: {1.35 * box[2]:.0f}px")
+        one.set("style", f"flex: {box[2]:.0f} 1 0; max-width: {1.35 * box[2]:.0f}px; --points: {box[2]:.0f}")
         one.extend([*([] if i else shared), *drawn])
         drawings.append(one)
     stage = ET.Element("div")
@@ -135,7 +192,9 @@ def inline(svg: str, alt: str, name: str) -> str:
     ink(stage, name)
     inside = "".join(ET.tostring(one, encoding="unicode") for one in drawings)
     said = "" if whole else "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
-    return f'<div class="drawn" role="img" aria-label="{alt}">{said}{inside}</div>'
+    grid = f' style="--row: {row}"' if 1 < row <= MOST else ""
+    reach = ' tabindex="0"' if any(one.get("class") for one in drawings) else ""  # by keyboard, to scroll
+    return f'<div class="drawn" role="img"{reach}{grid} aria-label="{alt}">{said}{inside}</div>'
 
 
 def set_in(text: str, folder_of) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 from clean import clean, machine_paths
-from execute import ROOT, Client, kernels
+from execute import DRAWN, DRAWN_SETTINGS, ROOT, Client, kernels
 
 ANSWER = "raise NotImplementedError"
 
@@ -38,9 +38,10 @@ def show(path: Path) -> bool:
     if not shows_figures(part):
         return False
     client = Client(part, timeout=600, startup_timeout=900, kernel_name="python3", record_timing=False)
-    client.resources = {"metadata": {"path": str(path.parent)}}
+    client.resources, client.extra_arguments = {"metadata": {"path": str(path.parent)}}, DRAWN
     # What a kernel says of its own connection is of no use to who builds the book.
-    client.execute(env={**kernels(), **os.environ, "PYTHONHASHSEED": "0"}, stderr=subprocess.DEVNULL)
+    settings = {**DRAWN_SETTINGS, "PYTHONHASHSEED": "0"}
+    client.execute(env={**kernels(), **os.environ, **settings}, stderr=subprocess.DEVNULL)
     clean(part, machine_paths(ROOT))
     nbformat.write(nb, path)
     return True

@@ -51,6 +51,16 @@ FOLD = re.compile(
     r'\s*<div class="cell_output docutils container">\s*<figure)?)',
     re.DOTALL,
 )
+# A number with its unit, or an interval, in a cell of a table stays on one line.
+SHORT, NAME = 14, 23
+INTERVAL = re.compile(r"(\[[-+]?[\d.]+%?,) (?=[-+]?[\d.]+%?\])")
+ROWS = re.compile(r"<tbody>.*?</tbody>", re.DOTALL)
+CELL = re.compile(r"(<t[dh](?: [^>]*)?>)([^<]*)(</t[dh]>)")
+# Code, or what it printed, that is somewhat wider than the page is set smaller (book.css): columns stay so.
+BOX = re.compile(
+    r'<div class="highlight"><pre(?=[ >])(?![^>]*--columns)(?P<rest>[^>]*>(?P<code>.*?)</pre>)', re.DOTALL
+)
+FITS, SMALLER = 88, 110
 SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')
 
 
@@ -63,6 +73,7 @@ def mend(text: str, search_page: bool = False) -> str:
     text = WORD.sub(r"\1", text)
     text = SOLUTION_LINK.sub(r"\1\2", BADGE_WORDS.sub(r"\1", text))
     text = FOLD.sub(name_fold, text)
+    text = ROWS.sub(lambda rows: CELL.sub(keep_whole, rows[0]), BOX.sub(set_smaller, text))
     text = LAUNCH.sub(r"\1colab/\2", text)
     text = CITATION_ROLE.sub(r'\1 role="listitem"', text)
     text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
@@ -78,6 +89,25 @@ def name_fold(match: re.Match) -> str:
     lines = code.count("\n") + 1
     title = f"{html.escape(what, quote=False)}, {lines} line{'s' * (lines > 1)}"
     return f'<p class="admonition-title">{title}</p>{match["rest"]}'
+
+
+def keep_whole(cell: re.Match) -> str:
+    """A cell whose numbers do not break, or the name of a row that is short."""
+    begin, text, end = cell.groups()
+    short = NAME if begin.startswith("<th") else SHORT
+    if len(html.unescape(text.strip())) <= short:
+        begin = begin.replace("<th>", '<th class="whole">')  # nor at a hyphen
+        return f"{begin}{text.strip().replace(' ', '&nbsp;')}{end}"
+    return begin + INTERVAL.sub(r"\1&nbsp;", text) + end
+
+
+def set_smaller(match: re.Match) -> str:
+    """A box of code that says how many columns it has, if that is what makes it fit."""
+    code = html.unescape(re.sub(r"<[^>]*>", "", match["code"]))
+    columns = max(map(len, code.split("\n")))
+    if not FITS < columns <= SMALLER:
+        return match[0]
+    return f'<div class="highlight"><pre style="--columns: {columns}"{match["rest"]}'
 
 
 def each_page(app, change) -> None:

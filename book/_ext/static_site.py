@@ -25,7 +25,7 @@ from pathlib import Path
 
 import about
 from cards import add_card
-from chapter_map import ChapterMap, Placeholder, add_mark, draw
+from chapter_map import ChapterMap, Placeholder, add_mark, draw, renumber
 from icons import write_icons
 from pages import mend_all
 from predictions import add_script, fold_answers
@@ -135,6 +135,7 @@ def setup(app):
     app.add_node(Placeholder)
     app.add_directive("chapter-map", ChapterMap)
     app.connect("doctree-resolved", draw)
+    app.connect("env-updated", renumber)
     app.connect("html-page-context", add_mark, priority=800)  # the theme has set its title
     app.connect("html-page-context", add_card, priority=400)  # before the tags for other sites are made
     app.connect("source-read", about.set_in)

@@ -9,6 +9,7 @@ one slide a page.
 
 from __future__ import annotations
 
+import base64
 import html
 import re
 import sys
@@ -101,15 +102,23 @@ def listed(title: str, rows: list[str]) -> list[str]:
     return [section("\n".join([title, "<ul>", *rows, "</ul>"])) for rows in lists]
 
 
+def address(data: dict[str, str]) -> str:
+    """A stored picture as an address that holds all of it; nothing if there is none."""
+    if "image/svg+xml" in data:
+        drawing = base64.b64encode(data["image/svg+xml"].encode()).decode()
+        return f"data:image/svg+xml;base64,{drawing}"
+    return f"data:image/png;base64,{data['image/png'].replace(chr(10), '')}" if "image/png" in data else ""
+
+
 def figures(notebook: NotebookNode) -> list[str]:
     """A slide for each figure with a caption: the stored picture, its alternative text, its caption."""
     slides = []
     for cell in notebook.cells:
         said = cell.metadata.get("mystnb", {})
-        pictures = [o.data["image/png"] for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+        pictures = [found for o in cell.get("outputs", []) if (found := address(o.get("data", {})))]
         if "figure" in said and pictures:
             alt = html.escape(said.get("image", {}).get("alt", ""))
-            picture = f'<img alt="{alt}" src="data:image/png;base64,{pictures[0].replace(chr(10), "")}">'
+            picture = f'<img alt="{alt}" src="{pictures[0]}">'
             caption = MARKDOWN.renderInline(plain(said["figure"]["caption"]))
             slides.append(section(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"))
     return slides

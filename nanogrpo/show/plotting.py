@@ -43,6 +43,9 @@ LABELS = {
     "learning_rate": "learning rate",
 }
 
+# One of several rewards, by the name of its function.
+ONE_REWARD = re.compile(r"rewards/(.+)/(mean|std)")
+
 Columns = Mapping[str, Sequence[float]]
 
 
@@ -129,7 +132,7 @@ def draw_metric(
             crosses += len(broken)
     if len(runs) > 1 or crosses:
         ax.legend(frameon=False)
-    return style(ax, LABELS.get(x, plain(x)), LABELS.get(metric, plain(metric)))
+    return style(ax, in_words(x), in_words(metric))
 
 
 def _column(name: str, columns: Columns, metric: str) -> list[float]:
@@ -151,6 +154,17 @@ def _alone(values: Sequence[float]) -> list[int]:
     """Where a finite value has no finite neighbor, so that no line goes through it."""
     finite = [False, *map(math.isfinite, values), False]
     return [i for i in range(len(values)) if finite[i + 1] and not (finite[i] or finite[i + 2])]
+
+
+def in_words(metric: str) -> str:
+    """What a metric is, in words; a column that no log of the package has is drawn under its own name.
+
+    >>> in_words("kl"), in_words("rewards/judge/mean"), in_words("my column")
+    ('KL to the reference (nats per token)', 'mean reward of judge', 'my column')
+    """
+    if metric not in LABELS and (found := ONE_REWARD.fullmatch(metric)):
+        return f"{'mean' if found[2] == 'mean' else 'standard deviation of the'} reward of {plain(found[1])}"
+    return LABELS.get(metric, plain(metric))
 
 
 def plain(text: str) -> str:
@@ -194,7 +208,7 @@ def describe_runs(
     figure: Figure, runs: Mapping[str, Columns], metric: str, x: str = "step", window: int = 10
 ) -> Figure:
     """Give a figure of :func:`plot_runs` a title and a caption, so that it explains itself anywhere."""
-    what, along = LABELS.get(metric, plain(metric)), LABELS.get(x, plain(x))
+    what, along = in_words(metric), in_words(x)
     figure.suptitle(f"{what[0].upper()}{what[1:]}, by {along}", fontsize=11, x=0.02, ha="left")
     lengths = [
         f"{plain(name)}: {len(_column(name, columns, metric))} steps" for name, columns in runs.items()

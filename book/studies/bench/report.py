@@ -106,7 +106,7 @@ def parts_table(log: dict) -> list[str]:
                 total = statistics.median(row["seconds"])
                 names = ("rollout", "forward", "backward", "optimizer")
                 share = [statistics.median(p.get(n, 0.0) for p in row["parts"]) / total for n in names]
-                cells = " | ".join(f"{s:.0%}" for s in [*share, 1 - sum(share)])
+                cells = " | ".join(f"{round(100 * s)}%" for s in [*share, 1 - sum(share)])
                 out.append(f"| {name.removeprefix('step: ').removesuffix(' parts')} | {shape} | {cells} |")
     return out
 
