@@ -12,25 +12,14 @@ Each file is a step of that line: :mod:`~nanogrpo.teach.doctor.logs` reads, the 
 table of them, in the order of the report. From a shell: ``python -m nanogrpo doctor runs/x``.
 """
 
-from nanogrpo.teach.doctor.curves import METRICS, Curves, Point
-from nanogrpo.teach.doctor.logs import read_curves
-from nanogrpo.teach.doctor.report import Diagnosis, Finding, command, diagnose, report
-from nanogrpo.teach.doctor.rules import RULES, Rule
-from nanogrpo.teach.doctor.trends import Change, Seen, change
-
-__all__ = [
-    "METRICS",
-    "RULES",
-    "Change",
-    "Curves",
-    "Diagnosis",
-    "Finding",
-    "Point",
-    "Rule",
-    "Seen",
-    "change",
-    "command",
-    "diagnose",
-    "read_curves",
-    "report",
-]
+# Names that chapters use, from one place; each is documented where it is written.
+from nanogrpo.teach.doctor.curves import METRICS as METRICS
+from nanogrpo.teach.doctor.curves import Curves as Curves
+from nanogrpo.teach.doctor.curves import Point as Point
+from nanogrpo.teach.doctor.diagnosis import Diagnosis as Diagnosis
+from nanogrpo.teach.doctor.diagnosis import command as command
+from nanogrpo.teach.doctor.diagnosis import diagnose as diagnose
+from nanogrpo.teach.doctor.diagnosis import report as report
+from nanogrpo.teach.doctor.logs import read_curves as read_curves
+from nanogrpo.teach.doctor.rules import RULES as RULES
+from nanogrpo.teach.doctor.trends import change as change
