@@ -39,11 +39,12 @@ def test_without_transformers_the_error_says_how_to_install_it(monkeypatch):
 
 
 def test_only_what_asks_for_it_loads_transformers():
-    code = "import sys, nanogrpo.hub, nanogrpo.commands; print(*sys.modules)"
+    code = "import sys, nanogrpo.hub, nanogrpo.smollm, nanogrpo.commands; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"transformers", "tokenizers", "trl"} & set(done.stdout.split())
     files = Path(hub.__file__).parent.rglob("*.py")
-    assert [file.name for file in files if "nanogrpo.hub" in file.read_text("utf-8")] == ["hub.py"]
+    asking = sorted(file.name for file in files if "nanogrpo.hub" in file.read_text("utf-8"))
+    assert asking == ["causal.py", "hub.py", "smollm.py"]
 
 
 def test_a_model_and_another_s_tokenizer_are_refused():
