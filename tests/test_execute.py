@@ -249,3 +249,15 @@ def test_a_chapter_that_imports_trl_is_known_and_says_what_it_lacks(tmp_path, mo
     assert needs.lacking(with_trl) == needs.NO_TRL and needs.lacking(without) is None
     monkeypatch.setattr(needs.importlib.util, "find_spec", lambda name: name)
     assert needs.lacking(with_trl) is None
+
+
+def test_a_chapter_that_loads_smollm_says_so_where_the_weights_are_not(tmp_path, monkeypatch):
+    path = tmp_path / "a.ipynb"
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("import trl\n\nmodel, _ = smollm.load()")]), path)
+    monkeypatch.setattr(needs.importlib.util, "find_spec", lambda name: name if name == "trl" else None)
+    assert needs.lacking(path) == needs.NO_SMOLLM
+    monkeypatch.setattr(sys, "argv", ["execute.py", "--able", str(path)])
+    before = path.read_bytes()
+    assert execute.main() == 0 and path.read_bytes() == before
+    monkeypatch.setattr(needs.importlib.util, "find_spec", lambda name: name)
+    assert needs.lacking(path) is None

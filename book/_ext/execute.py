@@ -125,6 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("notebooks", nargs="*", type=Path)
     parser.add_argument("--all", action="store_true", help="every chapter of _toc.yml")
+    parser.add_argument("--able", action="store_true", help="of those named, what can run here")
     parser.add_argument("--output", type=Path, help="where to write (one notebook only); default: in place")
     parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
     args = parser.parse_args()
@@ -133,7 +134,8 @@ def main() -> int:
         parser.error("name a notebook, or --all; --output goes with one notebook")
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
     use_copy_beside()
-    kept = {path: reason for path in todo if args.all and (reason := lacking(path))}
+    choose = args.all or args.able
+    kept = {path: reason for path in todo if choose and (reason := lacking(path))}
     failed = 0
     for path in (path for path in todo if path not in kept):
         try:

