@@ -17,7 +17,7 @@ from figures import inline  # noqa: E402
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="package: matplotlib is not installed")
 # Chapters that have not been run since figures are drawings; `execute.py` makes of each what it should be.
-IMAGES = {"quickstart", "tiny-gpt", "sft", "reward-model", "over-optimization", "trl"}
+IMAGES = {"quickstart", "trl"}
 
 
 def page(figure) -> str:
