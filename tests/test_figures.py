@@ -17,7 +17,7 @@ from figures import inline  # noqa: E402
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="package: matplotlib is not installed")
 # Chapters that have not been run since figures are drawings; `execute.py` makes of each what it should be.
-IMAGES = {"quickstart", "trl"}
+IMAGES = {"quickstart"}
 
 
 def page(figure) -> str:
