@@ -97,6 +97,7 @@ def again(text):
     return {name: [text.second_pass(name, *how) for how in text.WORLDS.values()] for name in names}
 
 
+@pytest.mark.slow
 def test_the_second_pass_leaves_next_to_nothing_of_gspo_and_much_of_what_is_never_cut(again):
     left = {name: [share for share, _ in found] for name, found in again.items()}
     assert max(left["gspo"]) < 0.05 and max(left["grpo"]) < 0.15

@@ -509,6 +509,7 @@ def test_an_out_that_cannot_be_is_a_typed_error(out):
     assert Path("file").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "out", ["ein Verzeichnis", "größer", "日本", "a\nb", "-x", "run.safetensors", os.fsdecode(b"\xff\xfe")]
 )

@@ -124,6 +124,7 @@ def mirrors(monkeypatch, tmp_path):
 BAD = ["down", "silent", "trickling", "wrong", "missing", "torn"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", BAD)
 def test_the_next_mirror_is_asked_when_one_fails(mirrors, bad):
     server = mirrors(bad, "good", "good")
@@ -133,6 +134,7 @@ def test_the_next_mirror_is_asked_when_one_fails(mirrors, bad):
     assert server.asked[-2:] != ["good", "good"], "the second time it comes from the cache"
 
 
+@pytest.mark.slow
 def test_when_all_mirrors_fail_the_error_lists_them_within_seconds(mirrors):
     mirrors(*BAD)
     start = time.monotonic()

@@ -38,6 +38,7 @@ def test_without_transformers_the_error_says_how_to_install_it(monkeypatch):
         hub.load_pretrained("nowhere")
 
 
+@pytest.mark.slow
 def test_only_what_asks_for_it_loads_transformers():
     code = "import sys, nanogrpo.hub, nanogrpo.smollm, nanogrpo.commands; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -76,6 +76,7 @@ def test_the_mathematics_imports_nothing_but_torch(module):
     assert not others
 
 
+@pytest.mark.slow
 def test_importing_the_core_loads_no_plotting_widgets_or_compiler():
     modules = ", ".join(f"nanogrpo.{name}" for name in CORE if name != "__main__")
     code = f"import sys, nanogrpo, {modules}; print(*sys.modules)"

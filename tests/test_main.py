@@ -204,6 +204,7 @@ def test_what_does_not_go_together_is_said_before_a_folder_is_made(here, argv, m
     assert sorted(os.listdir(here)) == ["add", "lines"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["sft", "demo"])
 def test_two_dashes_are_no_value(command):
     done = subprocess.run(

@@ -110,6 +110,7 @@ def test_a_browser_computes_what_the_package_computes(browser):
     compare_all(cases, results)
 
 
+@pytest.mark.slow
 @needs_node()
 @pytest.mark.parametrize(
     ("right", "wrong"),

@@ -28,6 +28,7 @@ def random_places(count: int) -> list[tuple]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROWS)
 def test_the_weights_of_the_script_are_those_of_the_package(browser, name):
     places = random_places(80)
@@ -46,6 +47,7 @@ def test_rows_hold_every_variant_whose_weight_is_a_matter_of_ratios_once():
     assert elsewhere == {"top_entropy", "clip_cov", "kl_cov", "adaptive_entropy", "opsm", "unbiased_kl"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [member for row in explored_variants() for member in row["members"]])
 def test_members_of_a_row_have_one_weight_and_it_is_1_on_policy(name):
     (row,) = [row for row in explored_variants() if name in row["members"]]
@@ -72,6 +74,7 @@ def test_worked_numbers():
     assert explored_weight("dppo_tv", 25.0, 1, 0.001) == pytest.approx(20.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "words"),
     [
