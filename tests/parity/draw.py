@@ -50,7 +50,9 @@ def drawn(sides: list[str]) -> dict:
 
 
 def plain(value):
-    return value if isinstance(value, (bool, int, float, str, type(None))) else f"({type(value).__name__})"
+    numbers = isinstance(value, list) and value and all(isinstance(number, (int, float)) for number in value)
+    plain = numbers or isinstance(value, (bool, int, float, str, type(None)))
+    return value if plain else f"({type(value).__name__})"
 
 
 def differences(golden: dict) -> tuple[int, list[str]]:
