@@ -149,6 +149,7 @@ def at_rate(phase, arm):
 
 def test_why_no_baseline_is_better():
     pairs = [("none", "batch"), ("clipped", "batch"), ("clipped", "none"), ("mirrored", "batch")]
+    pairs += [("straight-none", "straight-batch")]
     lines, found = printed("compare-17d").splitlines(), {}
     for (a, b), line in zip(pairs, lines, strict=True):
         less = gaps(at_rate("why", a), at_rate("why", b))
@@ -158,6 +159,9 @@ def test_why_no_baseline_is_better():
     assert found["clipped", "batch"][1] > 0 > found["mirrored", "batch"][2]
     _, low, high = found["clipped", "none"]
     assert low < 0 < high
+    without_adam, low, _ = found["straight-none", "straight-batch"]
+    assert low > 0 and round(without_adam) == 5
+    assert {round(found[pair][0]) for pair in pairs[:2]} == {7, 8}, "seven to eight under Adam"
 
 
 def test_the_second_task():
@@ -172,7 +176,7 @@ def test_the_second_task():
 
 
 @pytest.mark.parametrize(
-    ("phase", "arms"), [("why", ("none", "batch", "clipped", "mirrored")),
+    ("phase", "arms"), [("why", ("none", "batch", "clipped", "mirrored", "straight-batch", "straight-none")),
                         ("chain", ("none", "batch", "grpo", "ppo"))],
 )  # fmt: skip
 def test_every_arm_of_the_later_parts_runs_at_its_best_rate_and_none_at_an_edge(phase, arms):
