@@ -164,6 +164,28 @@ def test_why_no_baseline_is_better():
     assert {round(found[pair][0]) for pair in pairs[:2]} == {7, 8}, "seven to eight under Adam"
 
 
+def test_the_noise_of_the_first_step():
+    """All arms see the same samples; the batch's advantages are divided by the deviation of the rewards."""
+    found = []
+    for phase, run in (
+        ("second", "reinforce-256x1"),
+        ("second", "batch-256x1"),
+        ("why", "mirrored-lr0.0002"),
+    ):
+        with open(STUDY / phase / "metrics.csv", newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["run"] == run and row["step"] == "1"]
+        rows.sort(key=lambda row: int(row["seed"]))
+        scale = [float(row["reward_std"]) if run.startswith("batch") else 1 for row in rows]
+        found.append([float(row["grad_norm"]) * by for row, by in zip(rows, scale, strict=True)])
+    none, batch, mirrored = found
+    assert len(none) == len(batch) == len(mirrored) == 10
+    lines = printed("compare-17g").splitlines()
+    for line, name, values in zip(lines, ("none", "batch", "mirrored"), found, strict=False):
+        assert line.split() == [name, f"{statistics.mean(values):.2f}"]
+    longer = [sum(x > y for x, y in zip(*pair, strict=True)) for pair in ((batch, none), (mirrored, batch))]
+    assert [int(n) for n in NUMBER.findall(lines[3])] == [10, *longer] and longer[0] == 10
+
+
 def test_the_second_task():
     lines = {line.split()[0]: " ".join(line.split()) for line in printed("compare-17f").splitlines()}
     begin = {100 * seed[0] for run in logged("chain").values() for seed in run.values()}
