@@ -145,7 +145,7 @@ def test_the_drawing_of_the_landing_page_tells_the_truth():
 )
 def test_the_quickstart_shows_its_plot_and_its_table(visit):
     page = visit("book/quickstart")
-    plots = page.locator(".cell_output img").evaluate_all(
+    plots = page.locator(".cell_output .drawn").evaluate_all(
         "all => all.map(i => i.getBoundingClientRect().width)"
     )
     assert plots and max(plots) > 300

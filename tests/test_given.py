@@ -51,5 +51,5 @@ def test_a_lab_that_is_stored_has_no_outputs():
 @pytest.mark.slow
 def test_the_page_of_lab_6_shows_the_curves_of_its_runs(site):
     page = (site / "book" / "labs" / "lab6.html").read_text(encoding="utf-8")
-    said = re.findall(r'<img alt="([^"]*curves[^"]*)"', page)
+    said = re.findall(r'<div class="drawn" role="img"[^>]*aria-label="([^"]*curves[^"]*)"', page)
     assert len(said) == 8 and sum("runs A to G" in text for text in said) == 7

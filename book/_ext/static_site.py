@@ -135,7 +135,7 @@ def setup(app):
     app.add_node(Placeholder)
     app.add_directive("chapter-map", ChapterMap)
     app.connect("doctree-resolved", draw)
-    app.connect("env-updated", renumber)
+    app.connect("env-check-consistency", renumber)  # only now has Sphinx counted
     app.connect("html-page-context", add_mark, priority=800)  # the theme has set its title
     app.connect("html-page-context", add_card, priority=400)  # before the tags for other sites are made
     app.connect("source-read", about.set_in)
