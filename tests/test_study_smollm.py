@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from nanogrpo import smollm
 from nanogrpo.show.seeds import curves, study_runs
 from nanogrpo.show.studies import study_log
 
@@ -35,6 +36,23 @@ def test_the_shuffled_rewards_are_as_many():
     first = metrics[metrics["step"] == 1].set_index(["run", "seed"])["reward"]
     for seed in SEEDS:
         assert first["shuffled", seed] == pytest.approx(first["nanogrpo", seed])
+
+
+def test_the_control_works_less_and_its_runs_scatter():
+    metrics, success = study_runs("smollm/curves"), study_runs("smollm/success")
+    dead = metrics[metrics["frac_reward_zero_std"] == 1].groupby("run").size()
+    assert (dead["shuffled"], dead["nanogrpo"]) == (13, 7)
+    assert metrics.groupby("run")["grad_norm"].mean().idxmin() == "shuffled"
+    rows = curves(success, "shuffled", "last_number")
+    gained = sorted(rows.iloc[-1] - rows.iloc[0])
+    assert max(rows.iloc[-1].sort_values()[:2]) < 0.02 and min(gained[-2:]) > 0.3, "two fell, two rose"
+    assert abs(sum(gained) / len(SEEDS)) < 0.02
+
+
+def test_sixteen_sums_of_the_held_out_part_stand_mirrored_in_the_training_part():
+    training, held_out = ({row["prompt"].rsplit("What is ", 1)[1] for row in part} for part in smollm.split())
+    mirrored = {" plus ".join(reversed(text.split("?")[0].split(" plus "))) for text in held_out}
+    assert (sum(any(t.startswith(f"{m}?") for t in training) for m in mirrored), len(held_out)) == (16, 27)
 
 
 def test_the_log_says_what_made_it():
