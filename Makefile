@@ -105,11 +105,10 @@ test-thorough: $(STAMP) fonts
 
 # The suite as another machine would round: the oldest kernels of PyTorch, MKL and oneDNN, and all weights moved
 # by a relative 1e-6 (tests/foreign). All with one thread, then the fast tests with two. What computes nothing is
-# left out, and the last lines say what that was (tests/conftest.py).
+# left out, and the last lines say what that was (tests/conftest.py). MARK= for the thorough tests as well.
 FOREIGN_SEED ?= 1
 FOREIGN = FOREIGN_SEED=$(FOREIGN_SEED) PYTHONPATH=$(abspath tests/foreign) ATEN_CPU_CAPABILITY=default \
   MKL_ENABLE_INSTRUCTIONS=SSE4_2 MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41
-test-foreign: MARK =
 test-foreign: $(STAMP)
 	$(FOREIGN) OMP_NUM_THREADS=1 $(TESTS)
 	$(FOREIGN) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q tests nanogrpo $(PYTEST_ARGS)

@@ -54,12 +54,15 @@ def pytest_collection_modifyitems(items):
             if "site" in getattr(item, "fixturenames", ()) or item.path.name in COMPUTES_NOTHING:
                 item.add_marker(pytest.mark.skip(reason=LEFT_OUT))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
+    paged = {item.path for item in items if "site" in getattr(item, "fixturenames", ())}
+    builds = min(paged, default=None)  # one worker renders the book while the other tests what needs no page
 
     drawn = turns()
 
     def turn(item) -> tuple:
-        chapter = item.path.suffix == ".ipynb"
-        return 0 if item.path in slow else 2 - chapter, drawn(item.path)
+        path = item.path
+        rank = 1 if path == builds else 2 + (path in paged) if path in slow else 5 - (path.suffix == ".ipynb")
+        return rank, drawn(path)
 
     items.sort(key=turn)
 

@@ -148,6 +148,7 @@ def test_a_task_has_all_words_and_holds_some_out():
     assert capstone.reversing(3) == task != capstone.reversing(4)
 
 
+@pytest.mark.slow
 def test_a_policy_is_weak_whatever_the_seed():
     for seed in range(5):
         task = capstone.reversing(seed)

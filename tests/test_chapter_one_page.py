@@ -51,6 +51,7 @@ def reward(answer, row):
     return float(answer == row["answer"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"num_iterations": 3}, {"seed": 7, "learning_rate": 1e-3, "num_iterations": 2}],

@@ -74,6 +74,7 @@ def test_a_correction_is_judged_as_the_microscope_judges_the_trainer_s_own_loss(
         )
 
 
+@pytest.mark.slow
 def test_every_sampler_s_probabilities_sum_to_1(text, climbers):
     for past, scope, *_ in climbers:
         for name, mu in text.samplers_of(past).items():

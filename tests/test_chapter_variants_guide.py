@@ -44,6 +44,7 @@ FRESH = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_on_fresh_samples_the_average_the_baseline_and_the_scale_are_all_that_differs(text, seed):
     assert text.families(FRESH, text.tiny(seed)) == [
@@ -104,6 +105,7 @@ def test_the_second_pass_leaves_next_to_nothing_of_gspo_and_much_of_what_is_neve
     assert min(left["cispo"]) > 0.3 and min(left["sapo"]) > 0.3
 
 
+@pytest.mark.slow
 def test_its_direction_is_kept_by_what_is_never_cut_and_is_backward_for_reinforce_in_three_worlds(again):
     side = {name: [cosine for _, cosine in found] for name, found in again.items()}
     assert min(side["cispo"] + side["sapo"]) > 0

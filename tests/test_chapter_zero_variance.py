@@ -19,6 +19,7 @@ def text():
     return chapter("zero-variance", NAMES)
 
 
+@pytest.mark.slow
 def test_dead_groups_follow_the_formula_at_each_p_and_not_at_the_mean_p(text):
     p = text.success_of_each(text.policy, text.problems)
     shares = text.dead_shares(text.policy, text.problems, (4, 8))
@@ -30,6 +31,7 @@ def test_dead_groups_follow_the_formula_at_each_p_and_not_at_the_mean_p(text):
         assert run.estimate - text.dead_group_probability(p.mean().item(), G) > 0.1
 
 
+@pytest.mark.slow
 def test_dynamic_sampling_draws_as_many_groups_as_the_live_share_says(text):
     p = text.success_of_each(text.policy, text.problems).tolist()
     live = 1 - sum(text.dead_group_probability(x, 4) for x in p) / len(p)

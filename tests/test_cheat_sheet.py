@@ -21,6 +21,7 @@ BROKEN = """() => [...document.querySelectorAll("td code")].filter((code) => {
   return false; }).map((code) => code.textContent)"""
 
 
+@pytest.mark.slow
 def test_the_page_is_made_from_the_code_of_today():
     assert cheat_sheet.write(TEXT) == TEXT, "run python tests/cheat_sheet.py"
 

@@ -177,6 +177,7 @@ def test_any_history_is_read_or_refused_with_a_typed_error(tmp_path_factory, row
         assert curves.steps and curves.columns
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=80) | st.text('step,reward\n"0123.-e ', max_size=60).map(str.encode))
 def test_any_bytes_are_read_or_refused_with_a_typed_error(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "log.csv"

@@ -54,6 +54,7 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.3])
 def test_untouched_it_is_the_run_of_the_trainer_bit_for_bit(beta):
     config = replace(CONFIG, beta=beta)
@@ -68,6 +69,7 @@ def test_untouched_it_is_the_run_of_the_trainer_bit_for_bit(beta):
         dashboard.step()
 
 
+@pytest.mark.slow
 def test_options_that_are_turned_hold_from_the_next_step_on():
     """Against the trainer itself, stopped and gone on with by hand."""
     one, two = policy(), policy()
@@ -90,6 +92,7 @@ def test_options_that_are_turned_hold_from_the_next_step_on():
     assert torch.equal(weights(one), weights(two))
 
 
+@pytest.mark.slow
 def test_start_and_stop_by_their_buttons_while_the_loop_runs():
     dashboard = board(config=replace(CONFIG, max_steps=500))
 
@@ -197,6 +200,7 @@ def test_it_is_shown_as_controls_and_stored_as_a_picture_that_says_what_it_is(mo
 # --- options that a slider cannot take, and errors after which a run goes on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1e-9, 1e-6, 3.7e-6, 1e-5, 3e-4, 0.01, 0.05, 1.0, 7.0])
 def test_every_learning_rate_is_the_one_that_was_given(rate):
     """1e-6 became 1e-5 and 0.05 became 0.01, the ends of the slider."""
@@ -211,6 +215,7 @@ def test_every_learning_rate_is_the_one_that_was_given(rate):
     assert f"{rate:.1e}" in dashboard.still()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.001, 0.04, 1.0, 7.5])
 def test_every_beta_is_the_one_that_was_given(beta):
     dashboard = board(config=replace(CONFIG, beta=beta, max_steps=1))
@@ -269,6 +274,7 @@ def test_a_metric_that_the_run_lacks_is_named_in_either_way():
     assert "no metric 'none'" in dashboard.message and not dashboard.running
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "error",
     [RewardError("no reward"), NonFiniteError("nan"), ZeroDivisionError("by me"), KeyboardInterrupt()],

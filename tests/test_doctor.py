@@ -266,6 +266,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.dictionaries(st.sampled_from([*METRICS, "rewards/a/mean"]), VALUES, min_size=1),

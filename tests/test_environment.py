@@ -132,6 +132,7 @@ def test_versions_agree():
     assert (citation["repository-code"], citation["url"]) == (URL, BOOK)
 
 
+@pytest.mark.slow
 def test_every_address_of_the_repository_is_the_same():
     """Addresses of other projects are welcome; those that end in this project's name must be this one's."""
     owner, host = SLUG.split("/")[0], BOOK.split("//")[1].split(".")[0]

@@ -171,6 +171,7 @@ def report(capsys, name, kind, count, results):
         print(f"\n{name}: {kind} at each of {count} file operations; afterwards --resume {said}", end="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["grpo"])
 def test_trouble_at_some_operations(command, capsys):
     for kind in KINDS:

@@ -51,6 +51,7 @@ def changed(lab, step, option):
     return test.removeprefix(f"{lab}-").removesuffix("-tests")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lab, step, option", OTHER)
 def test_a_variant_has_a_solution_of_its_own_and_the_public_one_fails_it(lab, step, option):
     notebook, public, name = with_option(lab, step, option), source(lab), changed(lab, step, option)

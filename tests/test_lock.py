@@ -43,6 +43,7 @@ def test_a_second_process_is_told_who_holds_it(tmp_path, holder):
     assert (tmp_path / ".lock").read_text() == str(holder.pid), "who is refused must not change the file"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_lock_of_a_dead_process_is_taken_over_and_that_is_said(tmp_path, holder, how, capsys):
     holder.send_signal(how)
@@ -108,6 +109,7 @@ def count(path, results):
     results.put("alone")
 
 
+@pytest.mark.slow
 def test_no_two_hold_it_while_it_comes_and_goes(tmp_path):
     context = multiprocessing.get_context("fork" if sys.platform != "win32" else "spawn")
     results = context.Queue()

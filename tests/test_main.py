@@ -141,6 +141,7 @@ def test_options_have_the_types_of_their_fields():
     assert parser().parse_args(["ppo", "--cliprange-value", "0.3"]).cliprange_value == 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpo", "ppo"])
 def test_a_trainer_leaves_config_log_and_weights(here, name, capsys):
     main([name, "--model", "addition", "--out", "run", "--seed", "3", "--beta", "0.1", *TINY_RL])

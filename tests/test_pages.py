@@ -117,6 +117,7 @@ def test_icons_are_those_that_pages_or_style_sheets_use():
     assert codes_of([sheet], ['<i class="fa-night">', "<p>fa-unknown</p>"]) == {0xF186, 0xF35D}
 
 
+@pytest.mark.slow
 def test_a_cut_font_has_the_characters_it_was_left(tmp_path):
     matplotlib = pytest.importorskip("matplotlib", reason="package: matplotlib is not installed")
     from fontTools.ttLib import TTFont

@@ -82,6 +82,7 @@ def compare_all(cases: list[dict], results: list[dict]):
         compare(case, result, in_python(case))
 
 
+@pytest.mark.slow
 @needs_node()
 def test_the_engine_computes_what_the_package_computes(tmp_path):
     cases = random_cases(10, seed=1, steps=[1, 3])

@@ -376,6 +376,7 @@ def test_a_new_critic_says_0_shares_no_memory_and_draws_no_random_numbers(kind):
     assert size == (17 if kind == "head" else model.num_parameters - 16 * TOKENIZER.vocab_size + 17)
 
 
+@pytest.mark.slow
 @each_kind
 def test_the_critic_learns_what_is_to_come(kind):
     options = config(learning_rate=0.0, critic_learning_rate=1e-2, group_size=16, max_steps=40, critic=kind)
@@ -581,6 +582,7 @@ def test_no_pass_is_wasted(options, passes, monkeypatch):
 # Stopping and going on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

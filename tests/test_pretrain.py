@@ -34,6 +34,7 @@ def test_the_schedule_rises_over_the_warm_up_and_falls_to_zero():
     assert schedule(200, config) == pytest.approx(1.0) and schedule(300, config) == pytest.approx(0.0)
 
 
+@pytest.mark.slow
 def test_a_model_learns_a_text_that_repeats():
     model, ids = model_and_ids()
     before = evaluate(model, ids)

@@ -58,6 +58,7 @@ def test_the_cell_encodes_as_a_tokenizer_does_and_keeps_the_text(code):
         assert code.encoded(*code.spelled(again)) == again, "the second time nothing changes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_with_all_rewards_1_the_update_is_imitation_of_the_spelling_and_with_the_ids_kept_it_is_zero(
     code, seed

@@ -218,6 +218,7 @@ def preferences(count=200):
     return pairs
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_noisy_labels_agree_on():
     model = RewardModel(policy(), TOKENIZER)
     rows = list(train(model, preferences(), RewardModelConfig(learning_rate=3e-3, max_steps=60)))

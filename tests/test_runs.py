@@ -145,6 +145,7 @@ def test_a_killed_run_that_is_resumed_is_the_run_that_was_not_killed(name, kill,
     assert expected[kill] in said
 
 
+@pytest.mark.slow
 def test_n_steps_and_m_more_are_n_plus_m_steps():
     main([*COMMANDS["grpo with KL"], "--out", "whole"])
     main([*COMMANDS["grpo with KL"], "--out", "parts", "--max-steps", "4"])

@@ -19,6 +19,7 @@ def policy():
     return GPT(GPTConfig(TOKENIZER.vocab_size, block_size=8, n_layer=2, n_head=2, n_embd=16))
 
 
+@pytest.mark.slow
 def test_a_model_learns_its_examples_and_when_to_stop():
     model = policy()
     rows = list(

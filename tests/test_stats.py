@@ -25,6 +25,7 @@ def test_the_paired_difference_has_scipys_interval_and_is_shorter_than_two_separ
     assert paired.high - paired.low < (separate.high - separate.low) / 2
 
 
+@pytest.mark.slow
 def test_the_t_interval_holds_the_truth_as_often_as_it_says():
     # 4,000 samples of 5: the count is binomial with p = 0.95, so 4 standard deviations are 0.014;
     # a correct interval fails this less than once in 10,000 seeds, and this seed is fixed.
@@ -69,6 +70,7 @@ def test_pairs_of_unequal_length_are_refused():
         stats.paired_difference(A, B[:5])
 
 
+@pytest.mark.slow
 def test_an_interval_ends_where_nothing_is_possible_and_holds_the_truth_as_often():
     assert stats.mean([0.9, 1.0, 1.0], within=stats.SHARE)[1:] == (stats.mean([0.9, 1.0, 1.0]).low, 1.0)
     assert stats.mean([0.1, 0.0, 0.0], within=stats.SHARE).low == 0.0

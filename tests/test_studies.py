@@ -207,6 +207,7 @@ def test_a_clone_has_its_own_commit_also_inside_another_repository(student):
     assert made_in(clone)[0] == f"{commit}-dirty"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("noted", "commit"),
     [

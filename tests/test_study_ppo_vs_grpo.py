@@ -136,6 +136,7 @@ def test_of_the_ladder_only_more_updates_on_a_batch_lift_success():
     assert points("ladder", "group-mean", "reinforce").high < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_figure_is_redrawn_from_the_log(phase):
     frame = success(phase)

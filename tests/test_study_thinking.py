@@ -114,6 +114,7 @@ def test_a_row_of_shares_adds_up():
         assert float(row["sound"]) <= min(float(row["worked"]), float(row["success"])) + 1e-9
 
 
+@pytest.mark.slow
 def test_a_small_run_gives_the_same_numbers_twice(monkeypatch, tmp_path):
     run = script()
     monkeypatch.setattr(run, "SFT_STEPS", dict.fromkeys(run.SFT_STEPS, 3))

@@ -77,6 +77,7 @@ def test_2B_18_the_trainer_s_penalty_descends_the_kl_to_the_reference(beta):
 ZERO = torch.zeros(15, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["group", "leave_one_out", "none"])
 def test_2D_33_k1_in_the_reward_descends_the_kl_of_whole_completions(baseline):
     """Unlike the KL in the loss, it also counts which prefixes the policy visits."""
@@ -89,6 +90,7 @@ def test_2D_33_k1_in_the_reward_descends_the_kl_of_whole_completions(baseline):
     assert (found - 0.5 * shrink * per_token_kl_gradient(scope, reverse=True)).norm() > 0.01 * found.norm()
 
 
+@pytest.mark.slow
 def test_2D_33_k3_in_the_reward_does_not():
     _, found = expected_update(
         0.5, ZERO, kl_in="reward", kl_estimator="k3", aggregation="sequence_sum", baseline="none"
@@ -105,6 +107,7 @@ def test_2B_12_reinforce_and_leave_one_out_ascend_the_exact_gradient(baseline):
     close(found, -scope.gradient(scope.objective(rewards)), "the mean update is not the policy gradient")
 
 
+@pytest.mark.slow
 def test_the_entropy_bonus_ascends_the_entropy_of_each_token():
     scope, found = expected_update(0.0, ZERO, aggregation="sequence_sum", entropy_coef=0.5)
     logits = rollout.completion_logits(model := tiny(), *pad([PROMPT]), scope.ids)  # (N, T, V)

@@ -399,6 +399,7 @@ def test_a_run_with_a_stale_sampler_goes_on_to_the_bit():
     assert [*rows, *run(second, later, 3)] == expected
 
 
+@pytest.mark.slow
 def test_a_variant_on_the_command_line_gives_its_options_unless_others_are_given(tmp_path, monkeypatch):
     from nanogrpo.__main__ import main
 

@@ -77,6 +77,7 @@ def check_correction(name, columns=slice(None)):
     close([x for e in found for x in (tables.bias(e), e.noise * e.length)], shown)
 
 
+@pytest.mark.slow
 def test_an_effect_is_what_is_computed():
     check_effect("gspo")
 

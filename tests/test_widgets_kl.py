@@ -62,6 +62,7 @@ def test_the_script_computes_what_the_package_computes_for_kl(browser, pairs):
                 close(got[what][name], expected[what][name])
 
 
+@pytest.mark.slow
 def test_each_estimate_as_a_loss_follows_the_gradient_that_its_title_names(browser):
     pairs = distributions(1)
     for (policy, reference), got in zip(pairs, call(browser, "kl", "divergences", pairs), strict=True):

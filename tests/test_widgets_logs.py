@@ -295,6 +295,7 @@ def values(**changes):
     return base | {"at": 1, "labels": {"reward": "mean reward"}, "block": 1} | changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -319,6 +320,7 @@ def test_the_run_explorer_says_what_is_the_case(browser, changes, words):
     assert words in call(browser, "runs", "readout", [(values(**changes),)])[0]
 
 
+@pytest.mark.slow
 def test_the_rollout_viewer_says_what_is_the_case(browser):
     def said(steps, *place):
         return call(browser, "rollouts", "readout", [(steps, CONFIG, *place)])[0]
