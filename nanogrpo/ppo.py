@@ -172,7 +172,8 @@ def step(
     batch, advantages = compute_advantages(batch, policy, critic, config)
     batch, weights = weigh(batch, policy, config, state)
     price = adapt_entropy(batch, config, state)
-    config = replace(config, **price)  # type: ignore[arg-type]  # of one float
+    if price:
+        config = replace(config, **price)  # type: ignore[arg-type]  # of one float
     both = [optimizer for optimizer in (state.optimizer, state.critic_optimizer) if optimizer]
     optimizers = both[1:] if warmup else both
     names = ("loss", "clip_ratio/region_mean", *(["kl"] if config.kl_in_loss else []), "value_loss")

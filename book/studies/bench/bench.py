@@ -2,6 +2,7 @@
 
     make bench              about 15 minutes; needs a quiet machine
     make bench QUICK=1      about 3 minutes, noisier
+    make bench AGAINST=dir  against an older copy of the package alone, see ``against.py``
 
 Every contestant is a process of its own, pinned to one core, with one thread. They take turns: in each round
 each does one unit of work. A ratio is taken within a round, and the median over all rounds is reported with
@@ -31,16 +32,17 @@ PLAN = {"A": (15, 3, STEPS), "S": (41, 9, STEPS), "W": (7, 2, ("TRL", "nanogrpo"
 
 
 class Contestant:
-    """One process that does one unit of work when asked."""
+    """One process that does one unit of work when asked; the package is that of a folder, if one is named."""
 
-    def __init__(self, kind: str, name: str, shape: str, core: int):
+    def __init__(self, kind: str, name: str, shape: str, core: int, folder: Path | None = None):
         self.kind, self.name, self.rounds = kind, name, []
         self.errors = tempfile.TemporaryFile("w+")
         short = {"HF generate": "HF"}.get(name, name)
         command = [sys.executable, str(HERE / "contestants.py"), kind, short, shape]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
-            env=environ(), preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            env=environ() | ({"PYTHONPATH": str(folder.resolve())} if folder else {}),
+            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )  # fmt: skip
         self.read()
 
