@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 from clean import clean_drawing  # noqa: E402
 from execute import DRAWN_SETTINGS, chapters  # noqa: E402
-from figures import inline  # noqa: E402
+from figures import PLACED, inline  # noqa: E402
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="package: matplotlib is not installed")
 
@@ -76,6 +76,31 @@ def test_a_drawing_that_scrolls_on_a_phone_is_reached_by_the_keyboard(inches, wi
     assert ('tabindex="0"' in begin) == ('class="wide"' in drawing) == wide
 
 
+def test_panels_that_a_text_calls_left_and_right_say_so_where_they_stack():
+    names = {}
+    for rows, row in ((1, 2), (1, 3), (2, 2), (1, 1), (1, 4)):
+        figure, axes = plt.subplots(rows, row, figsize=(9, 3 * rows), squeeze=False)
+        for ax in axes.flat:
+            ax.plot([0, 1])
+        figure.tight_layout()
+        file = io.StringIO()
+        with plt.matplotlib.rc_context(fname=DRAWN_SETTINGS["MATPLOTLIBRC"]):
+            figure.savefig(file, format="svg", bbox_inches="tight")
+        plt.close(figure)
+        shown = inline(clean_drawing(file.getvalue()), "What it shows.", "d1", placed=True)
+        names[rows, row] = re.findall(r'<p class="drawn-place">([^<]*)</p><svg', shown)
+    assert names[1, 2] == ["left", "right"] and names[1, 3] == ["left", "middle", "right"]
+    assert names[2, 2] == ["top left", "top right", "bottom left", "bottom right"]
+    assert names[1, 1] == names[1, 4] == []
+
+
+@pytest.mark.parametrize("said", ["Left the loss.", "On the right: x", "Right, the loss", "the middle one"])
+def test_a_text_that_says_where_a_panel_stands_is_known(said):
+    assert PLACED.search(said)
+    for other in ("right answers", "left out of the loss", "what is right or wrong"):
+        assert not PLACED.search(other)
+
+
 def test_rows_of_panels_stay_rows_where_there_is_room():
     figure, axes = plt.subplots(2, 2)
     for ax in axes.flat:
@@ -89,3 +114,15 @@ def test_every_figure_of_a_chapter_is_a_drawing(path):
     outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
     kinds = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
     assert set(kinds) <= {"image/svg+xml"}, "run it with book/_ext/execute.py"
+
+
+def test_every_drawing_that_a_page_takes_from_a_file_has_words_and_not_their_outlines():
+    """Outlines would be black in the dark, and nothing to look for on the page."""
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "book").glob("*.md")]
+    files = [
+        ROOT / "book" / name for page in pages for name in re.findall(r"^```{figure} (\S+\.svg)", page, re.M)
+    ]
+    assert files
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert "<text" in text and "DejaVu" not in "".join(re.findall(r'id="([^"]*)"', text)), file.name
