@@ -4,6 +4,7 @@ import io
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import nbformat
 import pytest
@@ -13,7 +14,7 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 from clean import clean_drawing  # noqa: E402
 from execute import DRAWN_SETTINGS, chapters  # noqa: E402
-from figures import PLACED, inline  # noqa: E402
+from figures import PLACED, SVG, frame, groups, inline  # noqa: E402
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="package: matplotlib is not installed")
 
@@ -107,6 +108,47 @@ def test_rows_of_panels_stay_rows_where_there_is_room():
         ax.plot([0, 1])
     figure.tight_layout()
     assert 'style="--row: 2"' in page(figure).split("<svg")[0]
+
+
+NUMBER = re.compile(r"[−\-+\d.,%/ ×e]*|.*\$.*")
+SHAPES = f"{{{SVG}}}use", f"{{{SVG}}}text"
+
+
+def on_the_axis(drawing: str) -> list[float]:
+    """How far from the axis, in points, the dots of rows with names stand that are too near to it."""
+    found = []
+    for axes in groups(groups(ET.fromstring(drawing))[0], "axes"):
+        named = groups(axes, "matplotlib.axis") if groups(axes, "patch") else []
+        words = [word for axis in named[1:2] for word in axis.iter(SHAPES[1])]
+        names = ["".join(w.itertext()).strip() for w in words if "rotate(-90" not in w.get("transform", "")]
+        if all(map(NUMBER.fullmatch, names)):
+            continue  # no axis, or one of numbers, where a dot may stand on zero
+        _, top, _, bottom = frame(axes)
+        dots = [float(dot.get("y", 0)) for line in groups(axes, "line2d") for dot in line.iter(SHAPES[0])]
+        found += [round(bottom - y, 1) for y in dots if not top + 6 < y < bottom - 6]
+    return found
+
+
+@pytest.mark.parametrize("path", chapters(ROOT), ids=lambda path: path.stem)
+def test_no_row_of_dots_stands_on_the_axis(path):
+    cells = nbformat.read(path, as_version=4).cells
+    drawings = [o["data"]["image/svg+xml"] for c in cells for o in c.get("outputs", [])
+                if "image/svg+xml" in o.get("data", {})]  # fmt: skip
+    assert [found for found in map(on_the_axis, drawings) if found] == []
+
+
+def test_a_row_on_the_axis_is_found():
+    for margin, near in ((0.02, True), (0.3, False)):
+        figure, ax = plt.subplots(figsize=(5, 2))
+        for y in (0, 1):
+            ax.plot([1, 2], [y, y], "o")
+        ax.set_yticks([0, 1], ["one", "two"])
+        ax.margins(y=margin)
+        file = io.StringIO()
+        with plt.matplotlib.rc_context(fname=DRAWN_SETTINGS["MATPLOTLIBRC"]):
+            figure.savefig(file, format="svg")
+        plt.close(figure)
+        assert bool(on_the_axis(file.getvalue())) == near
 
 
 @pytest.mark.parametrize("path", chapters(ROOT), ids=lambda path: path.stem)
