@@ -314,6 +314,18 @@ def test_no_link_reads_out_a_whole_caption(site):
         assert not [link for link in words if len(link) > 90], path.name
 
 
+@pytest.mark.slow
+def test_works_are_listed_as_they_are_cited(visit):
+    """By author and year in the text, so without numbers in the list."""
+    page = visit("book/grpo")
+    cited = page.locator(".bd-article a[href*='bibliography']").first
+    assert re.search(r"[A-Z].*\d{4}", cited.inner_text())
+    page = visit("book/bibliography")
+    works = page.locator(".citation")
+    assert works.count() > 40 and not page.locator(".citation > .label >> visible=true").count()
+    assert not any(re.match(r"\[\d+\]", text) for text in works.all_inner_texts())
+
+
 QUERIES = {
     "loss zero": "book/grpo",
     "k3": "book/kl",
