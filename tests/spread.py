@@ -54,7 +54,8 @@ def copies(chapter, runs):
 
 
 def without_address(text):
-    return re.sub(r"0x[0-9a-f…]+", "", text)
+    """Nor the name that pandas draws for a styled table, which would change the words of its lines."""
+    return re.sub(r"0x[0-9a-f…]+|\bT_[0-9a-f]+(?=[_\" ]|$)", "", text)
 
 
 def moved(lines):
@@ -68,7 +69,7 @@ def moved(lines):
 def spread(stored, others):
     """By output and line what differed between a cell's stored outputs and those of other runs."""
     found = {}
-    runs = [fields(outputs) for outputs in (stored, *others)]
+    runs = [fields(outputs, without_address) for outputs in (stored, *others)]
     for kind in sorted(runs[0].keys() - {"stderr"}):  # progress bars
         for n in range(len(runs[0][kind])):
             versions = [run[kind][n] for run in runs]

@@ -219,7 +219,7 @@ def test_the_rollout_viewer_links_to_the_lines_of_today(visit):
 
 # What the reader of a page sees in raw form: roles, directives, tables and images of Markdown, formulas.
 RAW = re.compile(
-    r"\{[\w:-]+\}`|```|:::|\|\s*:?-{3,}:?\s*\||!?\[[^\]\n]*\]\(http|\$\$|\\(?:pi|log|frac|beta)\b"
+    r"\{[\w:-]+\}`|```|:::|\|\s*:?-{3,}:?\s*\||!?\[[^\]\n]*\]\(http|\$\$|\$[^$\s]{1,20}\$|\\(?:pi|log|frac|beta)\b"
 )
 TEXT = """() => { const page = document.querySelector(".bd-article").cloneNode(true);
   page.querySelectorAll("pre, code, script, style, .math, .katex").forEach((e) => e.remove());
@@ -252,6 +252,22 @@ FUSED = """() => [...document.querySelectorAll("table.dataframe")].flatMap((tabl
   return [...thin, ...broken].map((c) => c.textContent); })"""
 
 
+# Sentences of a table that begin beyond the edge of the screen; columns of short words may.
+FAR = """() => [...document.querySelectorAll(".bd-article td")]
+  .filter((c) => c.checkVisibility() && !c.closest(".dataframe, .ng"))
+  .filter((c) => c.textContent.trim().length > 60 && c.getBoundingClientRect().left > innerWidth - 40)
+  .map((c) => c.textContent.trim().slice(0, 40))"""
+# A mark that begins the line below its formula.
+ORPHANS = """() => [...document.querySelectorAll(".bd-article span.math")].flatMap((math) => {
+  const [next, end] = [math.nextSibling, [...math.querySelectorAll(".base")].at(-1)];
+  if (next?.nodeType !== 3 || !/^[,.;:?!)]/.test(next.data) || !end) return [];
+  const range = document.createRange();
+  range.setStart(next, 0);
+  range.setEnd(next, 1);
+  const below = range.getBoundingClientRect().left < end.getBoundingClientRect().left;
+  return below ? [`${math.textContent} | ${next.data.slice(0, 20)}`] : []; })"""
+
+
 @pytest.mark.slow
 @on_a_phone
 def test_a_page_in_the_reader_s_hand(held):
@@ -265,6 +281,8 @@ def test_a_page_in_the_reader_s_hand(held):
     page.emulate_media(media="screen")
     page.set_viewport_size(PHONE)
     assert page.evaluate(FUSED) == []
+    assert page.evaluate(FAR) == [], "a sentence that a reader has to scroll for"
+    assert page.evaluate(ORPHANS) == [], "a mark without its formula"
     assert page.evaluate(STRAYS) == [], "words of a figure"
     title = page.locator(".solution .admonition-title").first
     if title.count():
@@ -284,6 +302,28 @@ def test_each_page_has_a_description_of_its_own(site):
         assert not re.match(r"Open in Colab|\d+ points", said[0])
         found.setdefault(said[0], []).append(path.name)
     assert not [names for names in found.values() if len(names) > 1]
+
+
+@pytest.mark.slow
+def test_no_link_reads_out_a_whole_caption(site):
+    """As a reference to a figure does that is given no words of its own."""
+    for path in sorted((site / "book").rglob("*.html")):
+        article = path.read_text(encoding="utf-8").partition("<article")[2].partition("</article>")[0]
+        links = re.findall(r'<a class="reference internal"[^>]*>(.*?)</a>', article, re.DOTALL)
+        words = [re.sub(r"<[^>]*>", "", link) for link in links]
+        assert not [link for link in words if len(link) > 90], path.name
+
+
+@pytest.mark.slow
+def test_works_are_listed_as_they_are_cited(visit):
+    """By author and year in the text, so without numbers in the list."""
+    page = visit("book/grpo")
+    cited = page.locator(".bd-article a[href*='bibliography']").first
+    assert re.search(r"[A-Z].*\d{4}", cited.inner_text())
+    page = visit("book/bibliography")
+    works = page.locator(".citation")
+    assert works.count() > 40 and not page.locator(".citation > .label >> visible=true").count()
+    assert not any(re.match(r"\[\d+\]", text) for text in works.all_inner_texts())
 
 
 QUERIES = {

@@ -4,6 +4,7 @@ import io
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import nbformat
 import pytest
@@ -13,7 +14,7 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 from clean import clean_drawing  # noqa: E402
 from execute import DRAWN_SETTINGS, chapters  # noqa: E402
-from figures import inline  # noqa: E402
+from figures import PLACED, SVG, frame, groups, inline  # noqa: E402
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="package: matplotlib is not installed")
 
@@ -76,6 +77,31 @@ def test_a_drawing_that_scrolls_on_a_phone_is_reached_by_the_keyboard(inches, wi
     assert ('tabindex="0"' in begin) == ('class="wide"' in drawing) == wide
 
 
+def test_panels_that_a_text_calls_left_and_right_say_so_where_they_stack():
+    names = {}
+    for rows, row in ((1, 2), (1, 3), (2, 2), (1, 1), (1, 4)):
+        figure, axes = plt.subplots(rows, row, figsize=(9, 3 * rows), squeeze=False)
+        for ax in axes.flat:
+            ax.plot([0, 1])
+        figure.tight_layout()
+        file = io.StringIO()
+        with plt.matplotlib.rc_context(fname=DRAWN_SETTINGS["MATPLOTLIBRC"]):
+            figure.savefig(file, format="svg", bbox_inches="tight")
+        plt.close(figure)
+        shown = inline(clean_drawing(file.getvalue()), "What it shows.", "d1", placed=True)
+        names[rows, row] = re.findall(r'<p class="drawn-place">([^<]*)</p><svg', shown)
+    assert names[1, 2] == ["left", "right"] and names[1, 3] == ["left", "middle", "right"]
+    assert names[2, 2] == ["top left", "top right", "bottom left", "bottom right"]
+    assert names[1, 1] == names[1, 4] == []
+
+
+@pytest.mark.parametrize("said", ["Left the loss.", "On the right: x", "Right, the loss", "the middle one"])
+def test_a_text_that_says_where_a_panel_stands_is_known(said):
+    assert PLACED.search(said)
+    for other in ("right answers", "left out of the loss", "what is right or wrong"):
+        assert not PLACED.search(other)
+
+
 def test_rows_of_panels_stay_rows_where_there_is_room():
     figure, axes = plt.subplots(2, 2)
     for ax in axes.flat:
@@ -84,8 +110,61 @@ def test_rows_of_panels_stay_rows_where_there_is_room():
     assert 'style="--row: 2"' in page(figure).split("<svg")[0]
 
 
+NUMBER = re.compile(r"[−\-+\d.,%/ ×e]*|.*\$.*")
+SHAPES = f"{{{SVG}}}use", f"{{{SVG}}}text"
+
+
+def on_the_axis(drawing: str) -> list[float]:
+    """How far from the axis, in points, the dots of rows with names stand that are too near to it."""
+    found = []
+    for axes in groups(groups(ET.fromstring(drawing))[0], "axes"):
+        named = groups(axes, "matplotlib.axis") if groups(axes, "patch") else []
+        words = [word for axis in named[1:2] for word in axis.iter(SHAPES[1])]
+        names = ["".join(w.itertext()).strip() for w in words if "rotate(-90" not in w.get("transform", "")]
+        if all(map(NUMBER.fullmatch, names)):
+            continue  # no axis, or one of numbers, where a dot may stand on zero
+        _, top, _, bottom = frame(axes)
+        dots = [float(dot.get("y", 0)) for line in groups(axes, "line2d") for dot in line.iter(SHAPES[0])]
+        found += [round(bottom - y, 1) for y in dots if not top + 6 < y < bottom - 6]
+    return found
+
+
+@pytest.mark.parametrize("path", chapters(ROOT), ids=lambda path: path.stem)
+def test_no_row_of_dots_stands_on_the_axis(path):
+    cells = nbformat.read(path, as_version=4).cells
+    drawings = [o["data"]["image/svg+xml"] for c in cells for o in c.get("outputs", [])
+                if "image/svg+xml" in o.get("data", {})]  # fmt: skip
+    assert [found for found in map(on_the_axis, drawings) if found] == []
+
+
+def test_a_row_on_the_axis_is_found():
+    for margin, near in ((0.02, True), (0.3, False)):
+        figure, ax = plt.subplots(figsize=(5, 2))
+        for y in (0, 1):
+            ax.plot([1, 2], [y, y], "o")
+        ax.set_yticks([0, 1], ["one", "two"])
+        ax.margins(y=margin)
+        file = io.StringIO()
+        with plt.matplotlib.rc_context(fname=DRAWN_SETTINGS["MATPLOTLIBRC"]):
+            figure.savefig(file, format="svg")
+        plt.close(figure)
+        assert bool(on_the_axis(file.getvalue())) == near
+
+
 @pytest.mark.parametrize("path", chapters(ROOT), ids=lambda path: path.stem)
 def test_every_figure_of_a_chapter_is_a_drawing(path):
     outputs = [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
     kinds = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
     assert set(kinds) <= {"image/svg+xml"}, "run it with book/_ext/execute.py"
+
+
+def test_every_drawing_that_a_page_takes_from_a_file_has_words_and_not_their_outlines():
+    """Outlines would be black in the dark, and nothing to look for on the page."""
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "book").glob("*.md")]
+    files = [
+        ROOT / "book" / name for page in pages for name in re.findall(r"^```{figure} (\S+\.svg)", page, re.M)
+    ]
+    assert files
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert "<text" in text and "DejaVu" not in "".join(re.findall(r'id="([^"]*)"', text)), file.name

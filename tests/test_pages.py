@@ -76,12 +76,31 @@ from pages import mend  # noqa: E402
             f'<div class="highlight"><pre>{"&lt;" * 88}</pre><pre>{"x" * 111}</pre>',
             f'<div class="highlight"><pre>{"&lt;" * 88}</pre><pre>{"x" * 111}</pre>',
         ),
+        (
+            '<p>a <span class="math"><span>x</span></span>, and <span class="math">y</span> z</p>',
+            '<p>a <span class="marked"><span class="math"><span>x</span></span>,</span>'
+            ' and <span class="math">y</span> z</p>',
+        ),
+        ("<p>77 %, 8 % of<code>7 % 2</code></p>", "<p>77&nbsp;%, 8&nbsp;% of<code>7 % 2</code></p>"),
         ('<p class="untouched">f(x) < 3</p>', '<p class="untouched">f(x) < 3</p>'),
     ],
 )
 def test_markup_is_mended(given, mended):
     assert mend(given) == mended
     assert mend(mended) == mended
+
+
+def test_cells_of_a_table_with_sentences_know_their_columns():
+    def table(text):
+        head = "<thead><tr><th><p>a</p></th><th><p>b &amp; c</p></th><th><p>d</p></th></tr></thead>"
+        return f'<table class="table">{head}<tbody><tr><td>1</td><td>2</td><td>{text}</td></tr></tbody>'
+
+    assert mend(table("short")) == table("short")
+    long = "a sentence that is so long that on a phone one would have to scroll for it"
+    made = mend(table(long))
+    assert re.findall("<td([^>]*)>", made) == ["", ' data-head="b &amp; c"', ' data-head="d"']
+    assert '<table class="table stacked">' in made and mend(made) == made
+    assert re.sub(' data-head="[^"]*"| stacked', "", made) == table(long)
 
 
 def test_a_folded_cell_says_what_it_holds():

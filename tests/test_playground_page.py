@@ -307,6 +307,7 @@ def test_the_keyboard_reaches_and_runs_it(visit):
 @pytest.mark.slow
 def test_nothing_moves_by_itself_where_the_reader_wants_no_motion(visit):
     page = visit(reduced_motion="reduce")
+    assert "Press 10 steps" in page.locator(".ng-readout").inner_text(), "a button that is there"
     press(page, "10 steps")
     wait_for_step(page, 10)
     page.wait_for_timeout(300)

@@ -149,6 +149,7 @@ def test_a_figure_has_each_seed_and_the_interval_of_their_mean():
     draw_effects(ax, differences, "x")
     dots = ax.lines[0].get_xdata()
     assert list(dots) == list(differences.iloc[:, 0]) and len(ax.lines) == 3 * differences.shape[1] + 1
+    assert ax.get_ylim() == (differences.shape[1] - 0.5, -0.5), "the last row stands off the axis as well"
     low, high = interval(differences.columns[0])
     assert list(ax.lines[1].get_xdata()) == pytest.approx([low, high], abs=1e-4)
     plt.close(figure)

@@ -24,6 +24,10 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 WIDE = 420.0  # points; on a phone a wider drawing scrolls, so that its text can be read
 MOST = 4  # panels side by side, in a page
 GAP = 3.0  # around a panel, in points
+SIDES = {2: ("left", "right"), 3: ("left", "middle", "right")}
+# Words that say where a panel stands; on a phone it stands there no longer, so it says its name (book.css).
+PLACED = re.compile(r"\b(?:[Ll]eft(?! out)|[Mm]iddle|[Rr]ight(?=[,:]| panel| half)|on the right)\b")
+NEAR = 4000  # characters of the page, before a figure and behind it, in which a text speaks of it
 
 ET.register_namespace("", SVG)
 ET.register_namespace("xlink", LINK[1:].split("}")[0])
@@ -153,8 +157,17 @@ def ink(root, name: str) -> None:
                 element.set(key, re.sub(r"(\.\d\d)\d+", r"\1", " ".join(value.split())))
 
 
-def inline(svg: str, alt: str, name: str) -> str:
-    """The drawing as it stands in the page; `alt` is escaped already."""
+def places(row: int, count: int) -> list[str]:
+    """What a text calls each of so many panels, in rows of `row`; nothing where it has no such names."""
+    sides, rows = SIDES.get(row, ()), -(-count // row)
+    if not sides or rows > 2:
+        return [""] * count
+    heights = ("top ", "bottom ") if rows == 2 else ("",)
+    return [f"{heights[i // row]}{sides[i % row]}" for i in range(count)]
+
+
+def inline(svg: str, alt: str, name: str, placed: bool = False) -> str:
+    """The drawing as it stands in the page; `alt` is escaped already. Panels that are `placed` say where."""
     root = ET.fromstring(svg)
     left, top, width, height = map(float, root.get("viewBox").split())
     figure = groups(root)[0]
@@ -190,7 +203,11 @@ def inline(svg: str, alt: str, name: str) -> str:
     stage = ET.Element("div")
     stage.extend(drawings)
     ink(stage, name)
-    inside = "".join(ET.tostring(one, encoding="unicode") for one in drawings)
+    names = places(row, len(drawings)) if placed else [""] * len(drawings)
+    inside = "".join(
+        (f'<p class="drawn-place">{place}</p>' if place else "") + ET.tostring(one, encoding="unicode")
+        for place, one in zip(names, drawings, strict=True)
+    )
     said = "" if whole else "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
     grid = f' style="--row: {row}"' if 1 < row <= MOST else ""
     reach = ' tabindex="0"' if any(one.get("class") for one in drawings) else ""  # by keyboard, to scroll
@@ -205,6 +222,10 @@ def set_in(text: str, folder_of) -> str:
         nonlocal count
         count += 1
         source = folder_of(match[2])
-        return inline(Path(source).read_text(encoding="utf-8"), match[1], f"d{count}") if source else match[0]
+        if not source:
+            return match[0]
+        near = text[max(0, match.start() - NEAR) : match.start()] + text[match.end() : match.end() + NEAR]
+        placed = bool(PLACED.search(re.sub(r"<[^>]*>", " ", near)))
+        return inline(Path(source).read_text(encoding="utf-8"), match[1], f"d{count}", placed)
 
     return IMAGE.sub(drawn, text)

@@ -61,7 +61,16 @@ BOX = re.compile(
     r'<div class="highlight"><pre(?=[ >])(?![^>]*--columns)(?P<rest>[^>]*>(?P<code>.*?)</pre>)', re.DOTALL
 )
 FITS, SMALLER = 88, 110
+# A table of the text, which on a phone would hide its last columns if a row is as long as that.
+TABLE = re.compile(r'<table class="table">(?P<head>.*?)<tbody>(?P<rows>.*?)</tbody>', re.DOTALL)
+LONG = 70
 SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')
+# A formula in a line of text; a browser may break the line behind it, and begin the next one with its comma.
+FORMULA = re.compile(r'(?<!<span class="marked">)<span class="math[^"]*">')
+SPAN, MARK = re.compile(r"<(/?)span\b"), re.compile(r"[,.;:?!)\u2019\u201d]+")
+# A percent sign stays with its number; in code the same signs are another thing.
+VERBATIM = re.compile(r"(<(pre|code|script|style|textarea)\b.*?</\2>)", re.DOTALL)
+PERCENT = re.compile(r"(?<=\d) %(?=[\s<),.;:?])")
 
 
 def mend(text: str, search_page: bool = False) -> str:
@@ -75,7 +84,8 @@ def mend(text: str, search_page: bool = False) -> str:
     text = FOLD.sub(name_fold, text)
     text = ROWS.sub(lambda rows: CELL.sub(keep_whole, rows[0]), BOX.sub(set_smaller, text))
     text = LAUNCH.sub(r"\1colab/\2", text)
-    text = CITATION_ROLE.sub(r'\1 role="listitem"', text)
+    text = TABLE.sub(stack, text)
+    text = CITATION_ROLE.sub(r'\1 role="listitem"', keep_percents(keep_marks(text)))
     text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
     text = SEARCH_SCRIPTS.sub("", text)
     return text.replace("</body>", f"{OWN_SEARCH}</body>") if search_page else text
@@ -99,6 +109,49 @@ def keep_whole(cell: re.Match) -> str:
         begin = begin.replace("<th>", '<th class="whole">')  # nor at a hyphen
         return f"{begin}{text.strip().replace(' ', '&nbsp;')}{end}"
     return begin + INTERVAL.sub(r"\1&nbsp;", text) + end
+
+
+def words(markup: str) -> str:
+    """What is left of markup without its tags."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).split())
+
+
+def stack(table: re.Match) -> str:
+    """A table with long rows: each cell knows the name of its column, which a phone shows (book.css)."""
+    names = [words(name) for name in re.findall(r"<t[hd](?: [^>]*)?>(.*?)</t[hd]>", table["head"], re.DOTALL)]
+    rows = table["rows"].split("</tr>")
+    if len(names) < 3 or max(len(words(row)) for row in rows) <= LONG:
+        return table[0]
+    heads = ["", *(f' data-head="{html.escape(name)}"' if name else "" for name in names[1:])]
+    for i, row in enumerate(rows):
+        head = iter(heads)
+        rows[i] = re.sub(r"<td(?=[ >])", lambda cell, head=head: cell[0] + next(head, ""), row)
+    return f'<table class="table stacked">{table["head"]}<tbody>{"</tr>".join(rows)}</tbody>'
+
+
+def keep_marks(text: str) -> str:
+    """The page with each formula and the mark behind it in a span that does not break (book.css)."""
+    done, at = [], 0
+    for begin in FORMULA.finditer(text):
+        depth = 0
+        for span in SPAN.finditer(text, begin.start()):
+            depth += -1 if span[1] else 1
+            if not depth:
+                break
+        end = text.find(">", span.start()) + 1
+        if mark := MARK.match(text, end):
+            formula = text[begin.start() : mark.end()]
+            done += [text[at : begin.start()], f'<span class="marked">{formula}</span>']
+            at = mark.end()
+    return "".join([*done, text[at:]])
+
+
+def keep_percents(text: str) -> str:
+    """The page with no line of prose that ends between a number and its percent sign."""
+    parts = VERBATIM.split(text)  # prose, then what is verbatim, and the name of its tag
+    parts[::3] = [PERCENT.sub("&nbsp;%", prose) for prose in parts[::3]]
+    del parts[2::3]
+    return "".join(parts)
 
 
 def set_smaller(match: re.Match) -> str:

@@ -130,6 +130,7 @@ def draw_effects(ax: Axes, differences: pd.DataFrame, label: str) -> Axes:
         ax.plot([middle.low, middle.high], [y, y], color=COLORS[0], linewidth=2)
         ax.plot(middle.estimate, y, "D", color=COLORS[0])
     ax.axvline(0, color="#777777", linewidth=0.8, linestyle=":")
-    ax.set_yticks(range(differences.shape[1]), differences.columns)
-    ax.invert_yaxis()
+    rows = differences.shape[1]
+    ax.set_yticks(range(rows), differences.columns)
+    ax.set_ylim(rows - 0.5, -0.5)  # the first on top, and none on the axis
     return style(ax, label, "")

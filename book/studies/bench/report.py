@@ -171,7 +171,7 @@ def save(log: dict, folder: Path) -> None:
     import matplotlib
 
     (folder / "results.md").write_text(table(log))
-    with matplotlib.rc_context({"svg.hashsalt": "bench"}):
+    with matplotlib.rc_context({"svg.hashsalt": "bench", "svg.fonttype": "none"}):
         draw(log).savefig(folder / "results.svg", metadata={"Date": None})
 
 

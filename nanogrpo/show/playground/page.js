@@ -209,7 +209,7 @@ class Playground {
     [this.logs, this.groups, this.troubles, this.busy] = [this.settings.map(() => []), [], [], false];
     if (this.worker) this.worker.postMessage({ settings: this.settings, policy: POLICY, turn: ++this.turn });
     if (!this.refused) this.alert.textContent = "";
-    this.live.textContent = "Step 0. Press Play.";
+    this.live.textContent = `Step 0. Press ${this.play.textContent}.`;
     this.draw();
   }
 

@@ -43,9 +43,10 @@ function render({ model, el }) {
     const now = pick(logits, tau, uniform);
     const order = logits.map((_, i) => i).sort((a, b) => logits[b] - logits[a]);
     const rest = order.splice(SHOWN);
-    const places = [...order.map((i) => [labels[i], now.probabilities[i], i === now.chosen]),
-      ["rest", rest.reduce((sum, i) => sum + now.probabilities[i], 0), rest.includes(now.chosen)]];
-    const left = axes("next token (orange: chosen)", "", 1, [0, 0.5, 1], { x: [0.4, SHOWN + 1.6], xTicks: [] });
+    const places = order.map((i) => [labels[i], now.probabilities[i], i === now.chosen]);
+    if (rest.length) // apart, so that its name does not touch the last token's
+      places.push(["", NaN], ["rest", rest.reduce((sum, i) => sum + now.probabilities[i], 0), rest.includes(now.chosen)]);
+    const left = axes("next token (orange: chosen)", "", 1, [0, 0.5, 1], { x: [0.4, places.length + 0.6], xTicks: [] });
     for (const chosen of [false, true])
       bars(left, places.map(([, p, is]) => (is === chosen ? p : NaN)), chosen ? "var(--ng-other)" : "var(--ng-line)");
     places.forEach(([label], i) => {
