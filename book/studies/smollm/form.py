@@ -43,22 +43,22 @@ def main() -> None:
     model, tokenizer = smollm.load()
     params = smollm.train_last(model, study.LAYERS)
     start = [p.detach().clone() for p in params]
-    tables = []
+    tables = [held_out_texts(model, tokenizer, s).assign(run="start", seed=s, step=0) for s in args.seeds]
+    plan = [("number", seed) for seed in args.seeds]  # the control that was asked for comes first
+    plan += [(arm, seed) for seed in args.seeds for arm in ("equation", "again")]
     with CSVLog(args.out / "form_curves.csv") as curves:
-        for seed in args.seeds:
-            tables.append(held_out_texts(model, tokenizer, seed).assign(run="start", seed=seed, step=0))
-            for arm, reward in ARMS.items():
-                clock = time.process_time()
-                for row in study.ours(model, tokenizer, params, seed, reward):
-                    found = {name: float(row[name]) for name in study.METRICS}
-                    curves.write({"run": arm, "seed": seed, "step": row["step"], **found})
-                after = held_out_texts(model, tokenizer, seed)
-                tables.append(after.assign(run=arm, seed=seed, step=study.STEPS))
-                pd.concat(tables).to_csv(args.out / "form_texts.csv", index=False)
-                print(arm, seed, f"{time.process_time() - clock:.0f} s", flush=True)
-                with torch.no_grad():
-                    for p, value in zip(params, start, strict=True):
-                        p.copy_(value)
+        for arm, seed in plan:
+            clock = time.process_time()
+            for row in study.ours(model, tokenizer, params, seed, ARMS[arm]):
+                found = {name: float(row[name]) for name in study.METRICS}
+                curves.write({"run": arm, "seed": seed, "step": row["step"], **found})
+            after = held_out_texts(model, tokenizer, seed)
+            tables.append(after.assign(run=arm, seed=seed, step=study.STEPS))
+            pd.concat(tables).to_csv(args.out / "form_texts.csv", index=False)
+            print(arm, seed, f"{time.process_time() - clock:.0f} s", flush=True)
+            with torch.no_grad():
+                for p, value in zip(params, start, strict=True):
+                    p.copy_(value)
 
 
 if __name__ == "__main__":
