@@ -30,6 +30,8 @@ CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 SHOT = CHAT.format("What is two plus one?") + "3<|im_end|>\n"  # shows how an answer looks
 BLOCK = 128  # tokens of a prompt and its completion are far below it
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
+ENDING = re.compile(r"\d[\s.,!)]*$")
+EQUATION = re.compile(r"\d+\s*\+\s*\d+\s*=\s*\d+[\s.,!)]*$")
 
 
 def weights_file() -> Path | None:
@@ -112,6 +114,24 @@ def any_number(completions: Sequence[str], answer: Sequence[str], **columns) -> 
     [1.0, 0.0]
     """
     return [float(right in numbers) for numbers, right in _numbers(completions, answer)]
+
+
+def ends_in_number(completions: Sequence[str], **columns) -> list[float]:
+    """Reward 1 if a completion ends in a number, right or wrong: a control, the form without the sum.
+
+    >>> ends_in_number(["3 + 4 = 8.", "seven plus", "2 + 9"])
+    [1.0, 0.0, 1.0]
+    """
+    return [float(ENDING.search(text) is not None) for text in completions]
+
+
+def equation(completions: Sequence[str], **columns) -> list[float]:
+    """Reward 1 if a completion ends in a sum in digits, whichever and right or wrong: a narrower control.
+
+    >>> equation(["3 + 4 = 8", "1+1=3.", "three + 4 = 7", "3 + 4 ="])
+    [1.0, 1.0, 0.0, 0.0]
+    """
+    return [float(EQUATION.search(text) is not None) for text in completions]
 
 
 def _numbers(completions: Sequence[str], answer: Sequence[str]) -> list[tuple[list[str], str]]:

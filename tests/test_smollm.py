@@ -43,6 +43,28 @@ def test_a_list_of_numbers_does_not_earn_the_reward(rule, text, last, any_):
     assert call_reward(rule, [row], [text]).tolist() == [last if rule is smollm.last_number else any_]
 
 
+@pytest.mark.parametrize(
+    ("text", "number", "sum_"),
+    [
+        ("7 + 5 = 12", 1, 1),
+        ("7+5=13.", 1, 1),
+        ("1 + 1 = 2\n", 1, 1),
+        ("seven plus five = 12", 1, 0),
+        ("Seven plus five is 10.", 1, 0),
+        ("7 + 5", 1, 0),
+        ("7 + 5 = ", 0, 0),
+        ("7 + 5 = 12 apples", 0, 0),
+        ("12 is the answer", 0, 0),
+        ("twelve", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_the_rewards_of_form_know_no_answer(text, number, sum_):
+    for a, b in ((7, 5), (1, 1)):
+        for rule, pays in ((smollm.ends_in_number, number), (smollm.equation, sum_)):
+            assert call_reward(rule, [smollm.problem(a, b)], [text]).tolist() == [pays]
+
+
 def test_no_constant_answer_earns_more_than_a_ninth():
     training, held_out = smollm.split()
     rows = training + held_out

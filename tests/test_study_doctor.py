@@ -9,7 +9,7 @@ import pytest
 from nanogrpo.errors import ShapeError
 from nanogrpo.show.studies import STUDIES, environment
 from nanogrpo.show.triage import first_rules, patients, share, share_by_kind
-from nanogrpo.teach.doctor import RULES, Curves, diagnose
+from nanogrpo.teach.doctor import RULES, Curves, change, diagnose
 
 FOLDER = STUDIES / "doctor"
 BROKEN = ("training", "unseen", "new")
@@ -111,6 +111,30 @@ def test_one_planted_fault_is_never_reached_as_the_chapter_says(study, monkeypat
     monkeypatch.setattr(study, "STEPS", 2)
     fault = next(f for f in study.NEW if f.name == "target shift off by one")
     assert study.run("second held out", fault, 5000) == study.run("second held out", study.HEALTHY, 5000)
+
+
+def test_broken_runs_of_which_nothing_is_said_learned_where_the_reward_was_right(study, held_out):
+    def rose(runs):
+        return [change(run.curves.points("reward")).size > 3 for run in runs]
+
+    faults = {f.name: f for f in [*study.TRAINING, *study.UNSEEN, *study.NEW]}
+    quiet = [r for r in group(held_out, *BROKEN) if not (r.right or r.diagnosis.first) and r.curves.steps]
+    graded = [r for r in quiet if not faults[r.fault].make and not faults[r.fault].reward]
+    graded += [r for r in quiet if r.fault == "ties by a small eps"]  # the right one, and 0.3 on top
+    assert len(graded) == 12 and all(rose(graded)) and len(quiet) == 21
+    assert sum(rose(group(held_out, "healthy"))) >= 90
+
+
+def test_the_first_update_logged_on_its_own_would_not_reach_the_aim(held_out):
+    ratio, start = "ratio not 1 at the first update", "the reference is not the start"
+    broken = group(held_out, *BROKEN)
+    hidden = [r for r in broken if not r.right and r.expected in (ratio, start)]
+    hidden = [r for r in hidden if r.fault != "target shift off by one"]
+    assert len(hidden) == 6 and all(r.curves.settings["num_iterations"] > 1 for r in hidden)
+    named = [[f.rule.name for f in r.diagnosis.findings if f.rule.name != ratio] for r in broken]
+    freed = [n[:1] == [r.expected] and not r.right for r, n in zip(broken, named, strict=True)]
+    known = sum(r.right for r in broken)
+    assert 0.65 < (known + len(hidden) + sum(freed)) / len(broken) < 0.8
 
 
 def test_what_no_curve_shows_stays_silent_but_for_the_kind_that_the_chapter_names(held_out):

@@ -6,6 +6,7 @@ import pytest
 
 from nanogrpo import smollm
 from nanogrpo.show.seeds import curves, study_runs
+from nanogrpo.show.stats import paired_difference
 from nanogrpo.show.studies import study_log
 
 ARMS = ("nanogrpo", "TRL", "shuffled")
@@ -47,6 +48,51 @@ def test_the_control_works_less_and_its_runs_scatter():
     gained = sorted(rows.iloc[-1] - rows.iloc[0])
     assert max(rows.iloc[-1].sort_values()[:2]) < 0.02 and min(gained[-2:]) > 0.3, "two fell, two rose"
     assert abs(sum(gained) / len(SEEDS)) < 0.02
+
+
+@pytest.fixture(scope="module")
+def said():
+    """The completions of the start and of the arm that was paid for any number, with what they earn."""
+    table = study_runs("smollm/form_texts").fillna({"completion": ""})
+    answers = table["answer"].astype(str).tolist()
+    for rule in (smollm.last_number, smollm.ends_in_number, smollm.equation):
+        table[rule.__name__] = rule(table["completion"].tolist(), answer=answers)
+    return table
+
+
+def scores(said, run):
+    return said[said["run"] == run].groupby("seed")["last_number"].mean()
+
+
+def test_the_arm_that_knows_no_answer_has_five_whole_runs_from_the_same_start(said):
+    counts = said.groupby(["run", "seed"]).size()
+    assert all((counts[run] == 54).all() and list(counts[run].index) == SEEDS for run in ("start", "number"))
+    metrics, before = study_runs("smollm/form_curves"), study_runs("smollm/success")
+    assert list(curves(metrics, "number", "reward").index) == list(range(1, STEPS + 1))
+    assert list(scores(said, "start")) == pytest.approx(
+        list(curves(before, "nanogrpo", "last_number").iloc[0])
+    )
+
+
+def test_a_reward_for_any_number_raises_the_score_and_right_sums_are_not_shown_to_raise_it_more(said):
+    rows = curves(study_runs("smollm/success"), "nanogrpo", "last_number")
+    ours, form = rows.iloc[-1] - rows.iloc[0], scores(said, "number") - scores(said, "start")
+    assert (form > 0).all() and form.mean() > 0.5 * ours.mean() and (form > ours).sum() == 1
+    less = paired_difference(ours, form, level=1 - 0.05 / 6, within=(-1, 1))
+    assert less.low < 0 < less.estimate
+
+
+def test_sums_in_digits_were_right_before_and_became_three_times_as_frequent(said):
+    def half(run, form):
+        rows = said[said["run"] == run]
+        return rows[form].mean(), rows[rows[form] == 1]["last_number"].mean()
+
+    (numbers, right), (sums, known) = half("start", "ends_in_number"), half("start", "equation")
+    assert 0.55 < numbers < 0.65 and 0.35 < right < 0.45 and 0.75 < known < 0.85
+    later, kept = half("number", "equation")
+    assert 2.5 < later / sums < 3.5 and kept > known - 0.05
+    paid = set(said[(said["run"] == "number") & (said["last_number"] == 0)]["completion"])
+    assert {"99999999", "57"} <= paid, "texts that the chapter quotes"
 
 
 def test_sixteen_sums_of_the_held_out_part_stand_mirrored_in_the_training_part():
