@@ -18,6 +18,7 @@ from nanogrpo.show.studies import environment
 MORE = range(5, 20)
 MEASURED = (0, 20, 25, 30, 40, 60)  # steps
 LOG = HERE / "twenty.csv"
+KEYS = ("run", "seed")
 KEPT = ("step", "proxy", "judge", "kl", "repeated", "unknown")
 
 
@@ -47,7 +48,7 @@ def combine(seeds: range, before: str) -> None:
         if columns["step"][-1] != GRPO.max_steps:
             break
         for values in zip(*(columns[name] for name in KEPT), strict=True):
-            rows.append({"run": "grpo", "seed": seed} | dict(zip(KEPT, values, strict=True)))
+            rows.append(dict(zip((*KEYS, *KEPT), ("grpo", seed, *values), strict=True)))
     write(LOG, rows)
     if before:
         LOG.write_text(before + "".join(LOG.read_text().splitlines(keepends=True)[1:]))
@@ -55,7 +56,8 @@ def combine(seeds: range, before: str) -> None:
 
 def missing() -> range:
     """The seeds that the log does not have. They run in order, so these are the last ones."""
-    return range(int(read_csv(LOG)["seed"][-1]) + 1, MORE.stop) if LOG.exists() else MORE
+    last = LOG.read_text().splitlines()[-1].split(",") if LOG.exists() else []
+    return range(int(last[KEYS.index("seed")]) + 1, MORE.stop) if last else MORE
 
 
 def main() -> None:
