@@ -164,11 +164,27 @@ def wrong_sign() -> list[Row]:
     return rows
 
 
+def penalized() -> list[Row]:
+    """A penalty for each letter; in a file of its own."""
+    from short import one_seed
+
+    return [("short", effect, seed, a, b) for seed in SEEDS for effect, a, b in one_seed(seed)]
+
+
+def coins() -> list[Row]:
+    """The clip on rewards that are tossed coins; in a file of its own."""
+    from coins import one_seed
+
+    return [("coins", effect, seed, a, b) for seed in SEEDS for effect, a, b in one_seed(seed)]
+
+
 PARTS = {
     "results": (zero_variance, masks, entropy),
     "kl": (kl,),
     "plumbing": (around,),
     "later": (several_rewards, length_bias, wrong_sign),
+    "short": (penalized,),
+    "coins": (coins,),
 }
 
 
