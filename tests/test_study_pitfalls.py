@@ -17,7 +17,12 @@ from nanogrpo.show.seeds import draw_effects, effect_table, effects
 from nanogrpo.show.studies import STUDIES, environment
 
 FOLDER = STUDIES / "pitfalls"
-T = {0.95: 2.0930, 1 - 0.05 / 13: 3.2915, 1 - 0.05 / 10: 3.1737, 1 - 0.05 / 18: 3.4347}  # Student's t, 19 degrees, two-sided
+T = {
+    0.95: 2.0930,
+    1 - 0.05 / 13: 3.2915,
+    1 - 0.05 / 10: 3.1737,
+    1 - 0.05 / 18: 3.4347,
+}  # Student's t, 19 degrees, two-sided
 AMONG = {"results": 13, "plumbing": 13, "later": 10, "short": 10, "coins": 18}
 
 
