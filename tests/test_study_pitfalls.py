@@ -119,7 +119,19 @@ COINS = {  # the chapter on entropy: the clip alone
     f"{LEVEL}no clip less the start": (-1, ALL),
     f"{LEVEL}both less the start": (-1, ALL),
 }
-LOGS = {"results": SAID, "plumbing": AROUND, "later": LATER, "coins": COINS}
+SHORT = {  # the chapter on plumbing: a price for every letter
+    "penalty 0.1": (-1, ALL),
+    "penalty 0.01": (-1, ALL),
+    "penalty 0.1, right answers only": (-1, NOT),
+    "penalty 0.1, not scaled": (-1, ALONE),
+    "penalty 0.1 beside a format": (-1, ALL),
+    "penalty 0.1: length (tokens)": (-1, ALL),
+    "penalty 0.1, start of 30 steps": (-1, NOT),
+    "right answers only, less penalty 0.1": (1, ALL),
+    "not scaled, less penalty 0.1": (1, ALL),
+    "penalty 0.1, less the start": (-1, NOT),
+}
+LOGS = {"results": SAID, "plumbing": AROUND, "later": LATER, "coins": COINS, "short": SHORT}
 
 
 @pytest.mark.parametrize("effect, log", [(effect, log) for log, each in LOGS.items() for effect in each])
@@ -136,6 +148,26 @@ def test_no_effect_is_left_out_of_the_chapters():
     assert {row["effect"] for row in rows("plumbing")} == set(AROUND)
     assert {row["effect"] for row in rows("later")} == set(LATER)
     assert {row["effect"] for row in rows("coins")} == set(COINS)
+    assert {row["effect"] for row in rows("short")} == set(SHORT)
+
+
+def test_a_price_for_every_letter_empties_the_runs_that_begin_with_few_right_answers():
+    found = {}
+    for row in rows("short"):
+        found.setdefault(row["effect"], []).append((float(row["changed"]), float(row["base"])))
+    started = [base for _, base in found["penalty 0.1, less the start"]]
+    ends = [end for end, _ in found["penalty 0.1"]]
+    lost = [start for start, end in zip(started, ends, strict=True) if end < 0.12]
+    kept = [start for start, end in zip(started, ends, strict=True) if end > 0.7]
+    assert (len(lost), len(kept)) == (17, 3) and 0.135 < min(started) and max(started) < 0.39
+    assert 0.265 < max(lost) < 0.275 and 0.305 < min(kept) < 0.315
+    lengths = [length for length, _ in found["penalty 0.1: length (tokens)"]]
+    assert all(length < 1.6 for length, end in zip(lengths, ends, strict=True) if end < 0.12)
+    assert sum(end < 0.6 for end, _ in found["penalty 0.01"]) > 10
+    assert max(abs(a - b) for a, b in found["penalty 0.1, right answers only"]) < 0.01
+    unscaled = [end for end, _ in found["penalty 0.1, not scaled"]]
+    lowest = sorted(zip(started, unscaled, strict=True))[:4]
+    assert all(end < 0.2 for _, end in lowest), "the lowest starts are lost"
 
 
 def test_what_the_clip_does_on_coins_has_the_size_that_is_said():
