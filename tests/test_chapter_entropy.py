@@ -149,3 +149,17 @@ def test_the_covariance_law_is_exact_and_a_rare_right_token_raises_the_entropy(c
         assert cell["covariance_law"](logits, change) == pytest.approx(
             (ends[0] - ends[1]) / 2 / size, abs=1e-7
         )
+
+
+def test_the_exact_sums_of_the_clip_on_coins_have_the_signs_that_are_said():
+    cell = run("readings", "coins")
+    exact, shares = cell["exact"], cell["SHARES"]
+    low, high = (exact[f"clip-{side} only"] - exact["no clip"] for side in ("low", "high"))
+    assert (low > 1e-3).all()
+    assert (high[shares < 0.5] > 0.01).all() and (high[shares > 0.6] < -0.01).all()
+    takeover, change, clips = (cell[name] for name in ("takeover", "entropy_change", "CLIPS"))
+    for t in (0.25, 0.5, 0.7, 0.9, 0.97):
+        free, bound = (change(takeover(t, 4), clips[c], step=2.0) for c in ("no clip", "clip-high only"))
+        assert bound > free + 0.01, "large steps"
+        once = [change(takeover(t, 4), clip, step=0.5, times=1) for clip in cell["KINDS_OF_CLIP"].values()]
+        assert len(set(once)) == 1, "on the first pass no clip acts"

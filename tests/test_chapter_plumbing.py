@@ -1,5 +1,6 @@
 """What the chapter on plumbing claims, from its own exact cells; its runs are held by test_study_pitfalls."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from nanogrpo.show.stats import mean
 
 CHAPTER = Path(__file__).resolve().parents[1] / "book" / "plumbing.ipynb"
-NAMES = ("setup", "world", "micro", "limits", "parsers", "groups", "partial")
+NAMES = ("setup", "world", "micro", "limits", "parsers", "groups", "partial", "short")
 pytestmark = pytest.mark.slow  # five starts, and sums over all completions
 
 
@@ -71,3 +72,29 @@ def test_what_is_lost_at_random_costs_samples_and_what_is_lost_by_its_outcome_co
         assert push(p, 0, 0) == pytest.approx(1)
         assert push(p, 0, 1) == pytest.approx(0, abs=1e-9), "a group of right answers alone says nothing"
     assert 0 < push(0.7, 0, 0.5) < push(0.3, 0, 0.5) < 1
+
+
+def test_an_empty_answer_is_praised_until_enough_others_are_right(cells):
+    praise, prices = cells["praise"], cells["PRICES"]
+    border = {}
+    for name, how in prices.items():
+        up = [p for p in cells["RIGHT"] if praise(p, **how) > 0]
+        border[name] = max(up, default=0.0)
+    assert border["0.1 a letter"] == pytest.approx(1 / 3, abs=0.03)
+    assert border["0.01 a letter"] == pytest.approx(1 / 5, abs=0.03)
+    assert border["0.01 a letter, not scaled"] < 0.05 < border["0.1 a letter, not scaled"]
+    assert border["0.1, right answers only"] == 0
+
+
+def test_the_sum_over_groups_is_the_sum_over_all_orders(cells):
+    """Four answers, each listed by itself, with plain arithmetic."""
+    p, empty, price = 0.2, 0.05, 0.1
+    chances, worth = (p, empty, 1 - p - empty), (1 - 3 * price, 0.0, -3 * price)
+    total = 0.0
+    for others in itertools.product(range(3), repeat=3):
+        rewards = [0.0, *(worth[k] for k in others)]
+        middle = sum(rewards) / 4
+        spread = (sum((r - middle) ** 2 for r in rewards) / 4) ** 0.5
+        chance = chances[others[0]] * chances[others[1]] * chances[others[2]]
+        total += chance * (0.0 - middle) / (spread + 1e-4)
+    assert cells["praise"](p, price, size=4) == pytest.approx(total, abs=1e-5)

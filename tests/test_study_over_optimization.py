@@ -247,16 +247,17 @@ def test_the_first_steps_of_a_run_can_be_made_again(study, corpus):
 def test_more_seeds_of_the_declared_effect_fall_as_well(code):
     """By code of its own: the judge at his peak, which the other seeds choose, and at the end."""
     more = study_runs("over_optimization/twenty")
-    assert sorted(more["seed"].unique()) == list(range(5, 15)), "in order, as far as time allowed"
+    assert sorted(more["seed"].unique()) == list(range(5, 20)), "in order"
     assert all(steps == [0, 20, 25, 30, 40, 60] for steps in more.groupby("seed")["step"].agg(list))
-    made = json.loads((FOLDER / "twenty.json").read_text())
-    assert made.keys() == environment().keys() and "dirty" not in made["commit"]
+    for part in ("twenty", "twenty-15"):
+        made = json.loads((FOLDER / f"{part}.json").read_text())
+        assert made.keys() == environment().keys() and "dirty" not in made["commit"]
     first = code.of("grpo", "judge").loc[[0, 20, 25, 30, 40, 60]]
     table = first.join(curves(more, "grpo", "judge") - code.JUDGE_ZERO)
     peaks = {s: table.loc[table.drop(columns=s).mean(axis=1).idxmax(), s] for s in table}
     falls, ends = [peaks[s] - table.loc[60, s] for s in table], table.loc[60]
-    assert len(falls) == 15 and min(falls) > 2 and stats.mean(falls).low > 2
-    assert (ends < 0).sum() == 14 and stats.mean(ends.tolist()).high < 0
+    assert len(falls) == 20 and min(falls) > 2 and stats.mean(falls).low > 2
+    assert (ends < 0).sum() == 19 and stats.mean(ends.tolist()).high < 0
     deep = set(ends[ends < -9].index)
     unknown = more[more["step"] == 60].set_index("seed")["unknown"]
-    assert deep == {6, 13} and unknown[list(deep)].min() > 7 and unknown.drop(list(deep)).max() < 1
+    assert deep == {6, 13, 19} and unknown[list(deep)].min() > 7 and unknown.drop(list(deep)).max() < 2

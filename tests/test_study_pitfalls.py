@@ -17,8 +17,13 @@ from nanogrpo.show.seeds import draw_effects, effect_table, effects
 from nanogrpo.show.studies import STUDIES, environment
 
 FOLDER = STUDIES / "pitfalls"
-T = {0.95: 2.0930, 1 - 0.05 / 13: 3.2915, 1 - 0.05 / 10: 3.1737}  # Student's t, 19 degrees, two-sided
-AMONG = {"results": 13, "plumbing": 13, "later": 10}
+T = {
+    0.95: 2.0930,
+    1 - 0.05 / 13: 3.2915,
+    1 - 0.05 / 10: 3.1737,
+    1 - 0.05 / 18: 3.4347,
+}  # Student's t, 19 degrees, two-sided
+AMONG = {"results": 13, "plumbing": 13, "later": 10, "short": 10, "coins": 18}
 
 
 def rows(name):
@@ -40,8 +45,8 @@ def interval(effect, level=0.95, name="results"):
 
 def test_the_logs_are_whole_and_say_what_made_them():
     assert len(rows("results")) == len(rows("plumbing")) == 13 * 20 and len(rows("kl")) == 5 * 20
-    assert len(rows("later")) == 10 * 20
-    for name in ("environment", "kl", "plumbing", "later"):
+    assert len(rows("later")) == len(rows("short")) == 10 * 20 and len(rows("coins")) == 18 * 20
+    for name in ("environment", "kl", "plumbing", "later", "short", "coins"):
         made = json.loads((FOLDER / f"{name}.json").read_text())
         assert made.keys() == environment().keys() and "dirty" not in made["commit"]
 
@@ -93,7 +98,40 @@ LATER = {  # and for three chapters at once
     "wrong sign, less no penalty: KL": (1, ALL),
     "right penalty, less no penalty: KL": (-1, ALL),
 }
-LOGS = {"results": SAID, "plumbing": AROUND, "later": LATER}
+PEAKED, LEVEL = "one token at 0.6: ", "all alike: "
+COINS = {  # the chapter on entropy: the clip alone
+    f"{PEAKED}clip-low only": (1, ALL),
+    f"{PEAKED}clip-high only": (-1, ALL),
+    f"{PEAKED}both": (-1, ALL),
+    f"{PEAKED}clip-low, any token": (1, ALL),
+    f"{PEAKED}clip-high, any token": (-1, ALL),
+    f"{PEAKED}clip-low less its control": (1, ALL),
+    f"{PEAKED}clip-high less its control": (-1, ALL),
+    f"{PEAKED}no clip less the start": (1, ALL),
+    f"{PEAKED}both less the start": (1, ALONE),
+    f"{LEVEL}clip-low only": (1, ALL),
+    f"{LEVEL}clip-high only": (1, ALL),
+    f"{LEVEL}both": (1, ALL),
+    f"{LEVEL}clip-low, any token": (1, ALL),
+    f"{LEVEL}clip-high, any token": (1, ALL),
+    f"{LEVEL}clip-low less its control": (1, NOT),
+    f"{LEVEL}clip-high less its control": (1, ALL),
+    f"{LEVEL}no clip less the start": (-1, ALL),
+    f"{LEVEL}both less the start": (-1, ALL),
+}
+SHORT = {  # the chapter on plumbing: a price for every letter
+    "penalty 0.1": (-1, ALL),
+    "penalty 0.01": (-1, ALL),
+    "penalty 0.1, right answers only": (-1, NOT),
+    "penalty 0.1, not scaled": (-1, ALONE),
+    "penalty 0.1 beside a format": (-1, ALL),
+    "penalty 0.1: length (tokens)": (-1, ALL),
+    "penalty 0.1, start of 30 steps": (-1, NOT),
+    "right answers only, less penalty 0.1": (1, ALL),
+    "not scaled, less penalty 0.1": (1, ALL),
+    "penalty 0.1, less the start": (-1, NOT),
+}
+LOGS = {"results": SAID, "plumbing": AROUND, "later": LATER, "coins": COINS, "short": SHORT}
 
 
 @pytest.mark.parametrize("effect, log", [(effect, log) for log, each in LOGS.items() for effect in each])
@@ -109,6 +147,37 @@ def test_no_effect_is_left_out_of_the_chapters():
     assert {row["effect"] for row in rows("results")} == set(SAID)
     assert {row["effect"] for row in rows("plumbing")} == set(AROUND)
     assert {row["effect"] for row in rows("later")} == set(LATER)
+    assert {row["effect"] for row in rows("coins")} == set(COINS)
+    assert {row["effect"] for row in rows("short")} == set(SHORT)
+
+
+def test_a_price_for_every_letter_empties_the_runs_that_begin_with_few_right_answers():
+    found = {}
+    for row in rows("short"):
+        found.setdefault(row["effect"], []).append((float(row["changed"]), float(row["base"])))
+    started = [base for _, base in found["penalty 0.1, less the start"]]
+    ends = [end for end, _ in found["penalty 0.1"]]
+    lost = [start for start, end in zip(started, ends, strict=True) if end < 0.12]
+    kept = [start for start, end in zip(started, ends, strict=True) if end > 0.7]
+    assert (len(lost), len(kept)) == (17, 3) and 0.135 < min(started) and max(started) < 0.39
+    assert 0.265 < max(lost) < 0.275 and 0.305 < min(kept) < 0.315
+    lengths = [length for length, _ in found["penalty 0.1: length (tokens)"]]
+    assert all(length < 1.6 for length, end in zip(lengths, ends, strict=True) if end < 0.12)
+    assert sum(end < 0.6 for end, _ in found["penalty 0.01"]) > 10
+    assert max(abs(a - b) for a, b in found["penalty 0.1, right answers only"]) < 0.01
+    unscaled = [end for end, _ in found["penalty 0.1, not scaled"]]
+    lowest = sorted(zip(started, unscaled, strict=True))[:4]
+    assert all(end < 0.2 for _, end in lowest), "the lowest starts are lost"
+
+
+def test_what_the_clip_does_on_coins_has_the_size_that_is_said():
+    def middle(name):
+        return mean(gaps(name, "coins"))
+
+    assert min(gaps(f"{PEAKED}clip-low only", "coins")) > 0 > max(gaps(f"{PEAKED}clip-high only", "coins"))
+    assert 0.15 < middle(f"{PEAKED}clip-high, any token") / middle(f"{PEAKED}clip-high only") < 0.25
+    assert middle(f"{LEVEL}clip-high, any token") / middle(f"{LEVEL}clip-high only") > 0.75
+    assert 0.6 < middle(f"{PEAKED}no clip less the start") < 1
 
 
 def test_what_the_chapters_say_of_single_seeds():

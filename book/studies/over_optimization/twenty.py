@@ -1,6 +1,6 @@
 """The fall of the judge on fifteen more seeds; the protocol is in README.md, "Fifteen more seeds".
 
-A run that has ended is not repeated.
+A run that has ended is not repeated, nor one whose rows are in the committed log.
 """
 
 import json
@@ -17,6 +17,8 @@ from nanogrpo.show.studies import environment
 
 MORE = range(5, 20)
 MEASURED = (0, 20, 25, 30, 40, 60)  # steps
+LOG = HERE / "twenty.csv"
+KEYS = ("run", "seed")
 KEPT = ("step", "proxy", "judge", "kl", "repeated", "unknown")
 
 
@@ -37,28 +39,40 @@ def run(world: World, seed: int) -> None:
                 log.write(measure(int(row["step"]), {}))
 
 
-def combine() -> None:
-    """All runs that have ended in one file, which is committed."""
+def combine(seeds: range, before: str) -> None:
+    """Adds the runs that have ended to the log, which is committed; what it held stays as it is."""
     rows = []
-    for seed in MORE:
+    for seed in seeds:
         path = RUNS / f"twenty--{seed}.measured"
         columns = read_csv(path) if path.exists() else {"step": [0]}
         if columns["step"][-1] != GRPO.max_steps:
             break
         for values in zip(*(columns[name] for name in KEPT), strict=True):
-            rows.append({"run": "grpo", "seed": seed} | dict(zip(KEPT, values, strict=True)))
-    write(HERE / "twenty.csv", rows)
+            rows.append(dict(zip((*KEYS, *KEPT), ("grpo", seed, *values), strict=True)))
+    write(LOG, rows)
+    if before:
+        LOG.write_text(before + "".join(LOG.read_text().splitlines(keepends=True)[1:]))
+
+
+def missing() -> range:
+    """The seeds that the log does not have. They run in order, so these are the last ones."""
+    last = LOG.read_text().splitlines()[-1].split(",") if LOG.exists() else []
+    return range(int(last[KEYS.index("seed")]) + 1, MORE.stop) if last else MORE
 
 
 def main() -> None:
     torch.set_num_threads(1)
     RUNS.mkdir(exist_ok=True)
-    (HERE / "twenty.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    seeds, before = missing(), LOG.read_text() if LOG.exists() else ""
+    if not seeds:
+        return
+    record = f"twenty-{seeds.start}.json" if before else "twenty.json"  # each part says what made it
+    (HERE / record).write_text(json.dumps(environment(), indent=2) + "\n")
     world = World.load()
-    for seed in MORE:
+    for seed in seeds:
         start = time.perf_counter()
         run(world, seed)
-        combine()
+        combine(seeds, before)
         print("grpo", seed, f"{time.perf_counter() - start:.0f} s", flush=True)
 
 

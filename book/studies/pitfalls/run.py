@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib
@@ -164,11 +165,40 @@ def wrong_sign() -> list[Row]:
     return rows
 
 
+def by_seed(part: str, one_seed: Callable[[int], Iterable[tuple[str, float, float]]]) -> list[Row]:
+    """Seeds in order; one that has ended is kept in ``runs`` and not run again."""
+    (HERE / "runs").mkdir(exist_ok=True)
+    rows: list[Row] = []
+    for seed in SEEDS:
+        path = HERE / "runs" / f"{part}-{seed}.json"
+        if not path.exists():
+            path.write_text(json.dumps(list(one_seed(seed))))
+            print(part, seed, flush=True)
+        rows += [(part, effect, seed, a, b) for effect, a, b in json.loads(path.read_text())]
+    return rows
+
+
+def penalized() -> list[Row]:
+    """A penalty for each letter; in a file of its own."""
+    from short import one_seed
+
+    return by_seed("short", one_seed)
+
+
+def coins() -> list[Row]:
+    """The clip on rewards that are tossed coins; in a file of its own."""
+    from coins import one_seed
+
+    return by_seed("coins", one_seed)
+
+
 PARTS = {
     "results": (zero_variance, masks, entropy),
     "kl": (kl,),
     "plumbing": (around,),
     "later": (several_rewards, length_bias, wrong_sign),
+    "short": (penalized,),
+    "coins": (coins,),
 }
 
 
