@@ -260,7 +260,8 @@ def as_number(path: Path, line: int, name: str, value: str) -> float:
 def number_in(text: str) -> float:
     """A number as a writer of logs writes it, or ValueError; ``float`` also takes ``1_0`` for ten."""
     number = float(text)
-    if "_" in text or not text.isascii() or (math.isinf(number) and any(c.isdigit() for c in text)):
+    lost = number == 0 and any(c in "123456789" for c in text.lower().partition("e")[0])
+    if "_" in text or not text.isascii() or lost or (math.isinf(number) and any(c.isdigit() for c in text)):
         raise ValueError(text)
     return number
 
