@@ -88,7 +88,7 @@ def _compact(index: Mapping) -> bytes:
 
 
 def from_json(text: str) -> Any:
-    """What a text in JSON says, or ValueError; a name that stands twice, or NaN, is no setting that one could mean."""
+    """What a text in JSON says; ValueError where a name stands twice, or a number is NaN or infinite."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]

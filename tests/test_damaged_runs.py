@@ -1,4 +1,4 @@
-"""What is wrong in a folder in a way that no reader of files sees: each is an error with a reason, or is said."""
+"""What is wrong in a folder though each of its files can be read: an error with a reason, or it is said."""
 
 import json
 
@@ -8,11 +8,13 @@ from safetensors.torch import save_file
 
 from nanogrpo.__main__ import main
 from nanogrpo.checkpoint import from_json, load_tensors
-from nanogrpo.errors import CheckpointError, LogError
+from nanogrpo.commands import RM
+from nanogrpo.errors import CheckpointError, LogError, RunError
 from nanogrpo.grpo import GRPOConfig
-from nanogrpo.metrics import read_csv
+from nanogrpo.metrics import CSVLog, read_csv
 from nanogrpo.optim import AdamW
 from nanogrpo.options import add_options
+from nanogrpo.runs import Folder
 from nanogrpo.state import TrainState
 
 RUN = ["grpo", "--model", "addition", "--prompts-per-step", "2", "--group-size", "2", "--max-new-tokens", "3"]
@@ -41,7 +43,7 @@ def rewritten(folder, change):
     save_file(tensors, path, metadata=header)
 
 
-@pytest.mark.parametrize("settings", ["[]", "{", "3", '{"seed": NaN}', '{"seed": 1, "seed": 2}', "[" * 100000])
+@pytest.mark.parametrize("settings", ["[]", "{", "3", '{"seed": NaN}', '{"a": 1, "a": 2}', "[" * 100000])
 def test_settings_in_a_header_that_are_none_are_an_error_of_this_package(folder, capsys, settings):
     rewritten(folder, lambda tensors, header: header.update(settings=settings))
     with pytest.raises(SystemExit, match="settings in its header"):
@@ -105,3 +107,27 @@ def test_a_number_that_is_too_small_is_refused_and_not_read_as_0(tmp_path, text)
     (tmp_path / "log.csv").write_text(f"step,reward\n1,{text}\n")
     with pytest.raises(LogError, match="is no number"):
         read_csv(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize("text", ['["abc"]', '{"abc": 1}', '"abc"', "[[1, 2, 3]]", '[["a", "b"]]'])
+def test_pairs_are_lists_of_texts_and_no_text_is_read_letter_by_letter(tmp_path, text):
+    (tmp_path / "pairs.json").write_text(text)
+    job = object.__new__(RM)
+    job.folder = Folder(tmp_path)
+    with pytest.raises(RunError, match="missing or damaged"):
+        job.read_pairs()
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_of_two_writers_of_one_log_one_stops(tmp_path, append):
+    path = tmp_path / "log.csv"
+    with CSVLog(path) as one:
+        one.write({"step": 1})
+        with (
+            CSVLog(path, append=append) as other,
+            pytest.raises(LogError, match="changed by another program"),
+        ):
+            for step in (2, 3, 4):
+                other.write({"step": step})
+                one.write({"step": step})
+    assert "4" not in path.read_text()
