@@ -347,7 +347,7 @@ def test_labs_and_recipes_install_the_release_that_this_is():
     [["--csv", "no/x.csv"], ["--canvas", "."], ["--gradescope", "no/x.json"], ["--seconds", "nan"],
      ["--seconds", "-1"], ["--memory", "inf"], ["--require", "nan"]],
 )  # fmt: skip
-def test_what_cannot_be_written_or_means_nothing_is_said_before_anything_is_graded(odd, tmp_path, monkeypatch):
+def test_what_cannot_be_written_or_means_nothing_is_said_before_grading(odd, tmp_path, monkeypatch):
     """A NaN is below no number of points, so that nobody would fail; and no grading is lost at its end."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(S.ROOT / "book/labs/lab1.ipynb", "lab1.ipynb")
