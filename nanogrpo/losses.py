@@ -159,7 +159,6 @@ def grpo_loss(
     check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
     if use_bias_correction_kl:
         check_bias_correction(kl_estimator)
-    check_choice("surrogate", surrogate, SURROGATES)
     _check_given(beta, surrogate, shape)
     check_mask(completion_mask, logprobs=logprobs)
     n = denominators or Denominators.of(completion_mask)
@@ -616,6 +615,7 @@ def _check_clip(clip_low: float, clip_high: float, delta: float | None) -> None:
 
 
 def _check_given(beta: float, surrogate: str, shape: dict[str, float]) -> None:
+    check_choice("surrogate", surrogate, SURROGATES)
     check_range("beta", beta)
     if odd := sorted(shape.keys() - set(SHAPES.get(surrogate, ()))):
         raise OptionError(f"surrogate={surrogate!r} has no option {', '.join(odd)}")
