@@ -155,7 +155,8 @@ def check_whole(what: str, got: Any, low: int | None = None, high: int | None = 
 
 def check_range(what: str, got: Any, low: float = 0.0, high: float = math.inf) -> None:
     """Raise OptionError unless ``got`` is a number from ``low`` to ``high``, and finite; NaN is none."""
-    if isinstance(got, bool) or not isinstance(got, Real) or not (low <= got <= high and math.isfinite(got)):
+    real = isinstance(got, Real) and not isinstance(got, bool)
+    if not real or not (low <= float(got) <= high and math.isfinite(got)):
         stated = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise OptionError(f"{what}={got!r} must be a finite number, {stated}")
 
