@@ -24,6 +24,7 @@ from nanogrpo.errors import (
     ShapeError,
     check_choice,
     check_mask,
+    check_range,
     check_shape,
 )
 from nanogrpo.precision import widen
@@ -291,6 +292,8 @@ def _scaled(
 ) -> Tensor:  # fmt: skip
     """Advantages in units of a standard deviation, see :func:`baseline_advantages`; what is 0 stays 0."""
     check_choice("scale_rewards", scale_rewards, SCALES)
+    check_range("eps", eps)
+    check_choice("correction", correction, (0, 1))
     _check_overflow(advantages)
     if scale_rewards == "none":
         return advantages
@@ -487,6 +490,7 @@ def whiten(advantages: Tensor, mask: Tensor, eps: float = 1e-4) -> Tensor:
     >>> whiten(torch.tensor([[3.0, 1.0, 9.0]]), torch.tensor([[True, True, False]]), eps=0.0)
     tensor([[ 1., -1.,  0.]])
     """
+    check_range("eps", eps)
     advantages = widen("advantages", advantages)
     check_mask(mask, advantages=advantages)
     kept = advantages[mask]  # (N,), unmasked tokens only
@@ -502,7 +506,9 @@ def _weights(lengths: Tensor | None, like: Tensor) -> Tensor:
     if lengths is None:
         return torch.ones_like(like)
     check_shape("lengths", lengths, tuple(like.shape), "one length for each reward")
-    return _real("lengths", lengths).to(like.dtype)
+    if not (_real("lengths", lengths) >= 0).all():
+        raise OptionError(f"a length is {lengths.min().item():g}; lengths are counts of tokens, at least 0")
+    return lengths.to(like.dtype)
 
 
 def _real(what: str, tensor: Tensor) -> Tensor:

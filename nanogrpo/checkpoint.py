@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -84,6 +85,21 @@ def checksum(index: Mapping, data: bytes) -> str:
 
 def _compact(index: Mapping) -> bytes:
     return json.dumps(index, separators=(",", ":")).encode()
+
+
+def from_json(text: str) -> Any:
+    """What a text in JSON says; ValueError where a name stands twice, or a number is NaN or infinite."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]!r} stands there more than once")
+        return dict(pairs)
+
+    def refuse(text: str) -> None:
+        raise ValueError(f"{text} is no number that a setting can have")
+
+    return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -167,7 +183,7 @@ def blank_model(
         for name, tensor in tensors.items():
             if not (tensor.is_floating_point() or name.startswith("state.")):  # which a run's checkpoint has
                 raise ValueError(f"{name} is {tensor.dtype}; weights are no whole numbers")
-        config, tokenizer = GPTConfig(**json.loads(header["config"])), CharTokenizer(header["alphabet"])
+        config, tokenizer = GPTConfig(**from_json(header["config"])), CharTokenizer(header["alphabet"])
         for part, rows in (("token", config.vocab_size), ("position", config.block_size)):
             shapes = [tuple(t.shape) for name, t in tensors.items() if name.endswith(f"{part}.weight")]
             if shapes[:1] != [(rows, config.n_embd)] or config.n_layer > len(tensors):

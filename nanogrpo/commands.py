@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from nanogrpo import grpo, ppo, reward_model, sft, tasks, weights
+from nanogrpo.checkpoint import from_json
 from nanogrpo.critic import new_critic
 from nanogrpo.errors import CheckpointError, OptionError, RunError
 from nanogrpo.job import Job, RunOptions, check_alphabet, find_weights, folder_of, printable
@@ -102,7 +102,10 @@ class RM(Job):
         """The pairs that a run was started with."""
         path = self.folder / PAIRS
         try:
-            return [reward_model.Preference(*pair) for pair in json.loads(path.read_text(encoding="utf-8"))]
+            pairs = from_json(path.read_text(encoding="utf-8"))
+            if not isinstance(pairs, list) or not all(isinstance(pair, list) for pair in pairs):
+                raise ValueError("it holds no list of lists")  # a text would be read letter by letter
+            return [reward_model.Preference(*pair) for pair in pairs]
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{path} is missing or damaged: {error}; start anew with --overwrite") from error
 

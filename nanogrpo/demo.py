@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import json
 import os
 from argparse import Namespace
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogrpo import commands, tasks
-from nanogrpo.checkpoint import load_model, write_whole
+from nanogrpo.checkpoint import from_json, load_model, write_whole
 from nanogrpo.errors import LogError, NanoGRPOError, OptionError, RunError
 from nanogrpo.evaluate import sample_texts
 from nanogrpo.job import pick_device, printable
@@ -106,7 +105,7 @@ def taken_up(folder: Folder, given: Mapping[str, Any]) -> DemoOptions:
         RunError: there is none, it is damaged, or it was asked for otherwise.
     """
     try:
-        before = DemoOptions.of(json.loads((folder / ASKED).read_text(encoding="utf-8")))
+        before = DemoOptions.of(from_json((folder / ASKED).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
             f"cannot resume {folder}: no readable {ASKED} there ({error}); leave --resume out, or start "

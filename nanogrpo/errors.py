@@ -6,9 +6,10 @@ One base class, so that a caller can catch them all, and a built-in parent for e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -150,6 +151,14 @@ def check_whole(what: str, got: Any, low: int | None = None, high: int | None = 
     if (low is not None and int(got) < low) or (high is not None and int(got) > high):
         stated = f"at least {low}" if high is None else f"from {low} to {high}"
         raise OptionError(f"{what}={got} must be {stated}")
+
+
+def check_range(what: str, got: Any, low: float = 0.0, high: float = math.inf) -> None:
+    """Raise OptionError unless ``got`` is a number from ``low`` to ``high``, and finite; NaN is none."""
+    real = isinstance(got, Real) and not isinstance(got, bool)
+    if not real or not (low <= float(got) <= high and math.isfinite(got)):
+        stated = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise OptionError(f"{what}={got!r} must be a finite number, {stated}")
 
 
 def check_outputs(outputs, where: str) -> None:

@@ -101,6 +101,8 @@ class Job(ABC):
         if isinstance(content, os.PathLike) and Path(content).resolve().parent == self.folder.path.resolve():
             raise RunError(f"{name} is in {self.folder}, and would be replaced; choose another --out")
         self.inputs[name] = now = fingerprint(content)
+        if self.before and name not in self.before:
+            print(f"{self.folder} has no hash of {name}, so it is not compared", file=sys.stderr)
         if (before := self.before.get(name, now)) != now:
             raise RunError(
                 f"{name} is not what {self.folder} was started with: its sha256 was {before[:12]}... and is "
@@ -182,7 +184,7 @@ def sft_command(task: Task) -> str:
 
 def weights_file(name: str) -> Path:
     """The weights in a run's folder, the file itself, or weights that ship."""
-    path = Path(name) if name.endswith(".safetensors") else Path(name) / MODEL
+    path = Path(name) if name.endswith(".safetensors") and not os.path.isdir(name) else Path(name) / MODEL
     return weights.path(name) if not os.path.exists(path) and name in weights.names() else path
 
 

@@ -30,10 +30,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogrpo.errors import DTypeError, MaskError, OptionError, check_choice, check_mask, check_shape
+from nanogrpo.errors import (
+    DTypeError,
+    MaskError,
+    OptionError,
+    check_choice,
+    check_mask,
+    check_range,
+    check_shape,
+)
 from nanogrpo.kl import KL_ESTIMATORS
 from nanogrpo.precision import widen
 from nanogrpo.surrogates import (
+    SHAPES,
     dppo_surrogate,
     gmpo_surrogate,
     per_token,
@@ -150,7 +159,7 @@ def grpo_loss(
     check_choice("kl_estimator", kl_estimator, KL_ESTIMATORS)
     if use_bias_correction_kl:
         check_bias_correction(kl_estimator)
-    check_choice("surrogate", surrogate, SURROGATES)
+    _check_given(beta, surrogate, shape)
     check_mask(completion_mask, logprobs=logprobs)
     n = denominators or Denominators.of(completion_mask)
     ratio = importance_ratio(logprobs, old_logprobs, completion_mask, importance_sampling_level)  # (B, T)
@@ -500,6 +509,8 @@ def value_loss(
     """
     if (old_values is None) != (clip_range is None):
         raise OptionError(f"clip_range={clip_range} and old_values go together; pass both or neither")
+    if clip_range is not None:
+        check_range("clip_range", clip_range)
     values, returns = widen("values", values), widen("returns", returns)
     check_mask(mask, values=values, returns=returns)
     error = torch.where(mask, values - returns.detach(), 0.0) ** 2  # (B, T)
@@ -603,10 +614,19 @@ def _check_clip(clip_low: float, clip_high: float, delta: float | None) -> None:
         )
 
 
+def _check_given(beta: float, surrogate: str, shape: dict[str, float]) -> None:
+    check_choice("surrogate", surrogate, SURROGATES)
+    check_range("beta", beta)
+    if odd := sorted(shape.keys() - set(SHAPES.get(surrogate, ()))):
+        raise OptionError(f"surrogate={surrogate!r} has no option {', '.join(odd)}")
+
+
 def _check_counts(n: Denominators, mask: Tensor, how: str) -> None:
     if n.num_tokens == 0:
         raise MaskError("the whole batch has no unmasked token; check completion_mask")
     if n.num_sequences < mask.shape[0]:
         raise OptionError(f"denominators count {n.num_sequences} sequences, this part has {mask.shape[0]}")
-    if how == "constant" and not n.max_length:
+    if n.num_tokens < int(mask.sum()):
+        raise OptionError(f"denominators count {n.num_tokens} tokens, this part has {int(mask.sum())}")
+    if how == "constant" and not (n.max_length and n.max_length > 0):
         raise OptionError("aggregation='constant' needs Denominators.of(mask, max_length=max_new_tokens)")

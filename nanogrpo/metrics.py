@@ -31,6 +31,8 @@ class CSVLog:
 
     Raises:
         LogError: the folder or file cannot be written, or the file to go on with is no log, or is torn.
+
+    Two writers of one file would mix their rows; whoever finds that the file has changed meanwhile stops.
     """
 
     def __init__(self, path: str | os.PathLike, append: bool = False):
@@ -44,6 +46,7 @@ class CSVLog:
                     raise LogError(f"{self.path} ends in the middle of a line; cut it back by cut_log first")
                 self.columns = _header(self.path, _text(self.path, content)) if content else None
             self._file = open(self.path, "ab" if append else "wb", buffering=0)
+            self._end = self._size()  # where the next row goes
 
     def write(self, row: Mapping[str, float | int | str]) -> None:
         """Append one row of numbers: Python's, NumPy's, or tensors without dimensions; a bool is 0 or 1.
@@ -97,14 +100,23 @@ class CSVLog:
         if self._file.closed:
             raise LogError(f"the log {self.path} is closed; open it with append=True to go on")
         with os_errors(LogError, f"write to the log {self.path}", FREE):
-            before = self._file.seek(0, os.SEEK_END) if self._file.seekable() else None
+            before = self._size()
+            if before != self._end:
+                raise LogError(
+                    f"{self.path} has been changed by another program since its last row was written here; "
+                    "give each run a log of its own"
+                )
             try:
                 done = 0
                 while done < len(data):
                     done += self._file.write(data[done:])
+                self._end = self._size()
             except OSError:
                 self._take_back(before)
                 raise
+
+    def _size(self) -> int | None:
+        return self._file.seek(0, os.SEEK_END) if self._file.seekable() else None
 
     def _take_back(self, size: int | None) -> None:
         try:
@@ -260,7 +272,8 @@ def as_number(path: Path, line: int, name: str, value: str) -> float:
 def number_in(text: str) -> float:
     """A number as a writer of logs writes it, or ValueError; ``float`` also takes ``1_0`` for ten."""
     number = float(text)
-    if "_" in text or not text.isascii() or (math.isinf(number) and any(c.isdigit() for c in text)):
+    lost = number == 0 and any(c in "123456789" for c in text.lower().partition("e")[0])
+    if "_" in text or not text.isascii() or lost or (math.isinf(number) and any(c.isdigit() for c in text)):
         raise ValueError(text)
     return number
 

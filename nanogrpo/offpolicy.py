@@ -24,10 +24,12 @@ MIS, sequence             sequence    mask        ``sequence_mask``       sequen
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import OptionError, check_choice, check_mask
+from nanogrpo.errors import OptionError, check_choice, check_mask, check_range
 from nanogrpo.precision import widen
 from nanogrpo.surrogates import per_token
 
@@ -152,6 +154,7 @@ def off_policy_mask(
     >>> off_policy_mask(new, mu, A, mask, 0.5).flatten()
     tensor([ True, False,  True])
     """
+    check_range("off_policy_mask_threshold", off_policy_mask_threshold, -math.inf)
     new, mu = widen("logprobs", logprobs), widen("sampler_logprobs", sampler_logprobs)
     check_mask(mask, logprobs=new, sampler_logprobs=mu)
     gap = torch.where(mask, mu - new, 0.0).sum(1, keepdim=True)  # (B, 1)

@@ -121,6 +121,10 @@ class AdamW:
             raise CheckpointError(
                 "the optimizer state belongs to a model of another shape; resume with the same config"
             )
+        if state["steps"] < 0 or any((v < 0).any() for k, v in state.items() if k.startswith("square")):
+            raise CheckpointError(
+                "the optimizer state has a negative number of steps, or of a square; it is damaged"
+            )
         with torch.no_grad():
             for key, tensor in mine.items():
                 tensor.copy_(state[key])

@@ -128,7 +128,12 @@ def _reader(kind: type, optional: bool):
     def read(text: str):
         if kind in (int, float) and not (text.isascii() and "_" not in text):
             raise ValueError  # as in a log; Python takes 1_0 for ten, and digits of every script
-        return None if optional and text.lower() == "none" else kind(text)
+        if optional and text.lower() == "none":
+            return None
+        value = kind(text)
+        if kind is float and value == 0 and any(c in "123456789" for c in text.lower().partition("e")[0]):
+            raise ValueError  # so small that it would be read as 0
+        return value
 
     read.__name__ = kind.__name__
     return read

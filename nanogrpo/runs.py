@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from nanogrpo.checkpoint import load_tensors, pack, save_tensors, stage
+from nanogrpo.checkpoint import from_json, load_tensors, pack, save_tensors, stage
 from nanogrpo.errors import CheckpointError, RunError, os_errors
 from nanogrpo.lock import Lock
 from nanogrpo.metrics import CSVLog, cut_log, read_csv
@@ -172,7 +172,7 @@ class Folder:
     def _read_config(self) -> dict[str, Any]:
         path, remedy = self / CONFIG, "leave --resume out to start a new run"
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+            settings = from_json(path.read_text(encoding="utf-8"))
             if not isinstance(settings, dict):
                 raise ValueError(f"it holds a {type(settings).__name__}")
         except (OSError, ValueError, RecursionError) as error:
@@ -183,10 +183,6 @@ class Folder:
         if not self.started:
             print(f"{self} has no {CHECKPOINT} yet: the run starts over as {CONFIG} says", file=sys.stderr)
         return settings
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number that a setting can have")
 
 
 @dataclass(frozen=True)
@@ -238,7 +234,15 @@ class Run:
         """
         path = self.folder / CHECKPOINT
         tensors, header = load_tensors(path)
-        self.check_settings(json.loads(header.get("settings", "{}")))
+        try:
+            before = from_json(header.get("settings", "{}"))
+            if not isinstance(before, dict):
+                raise ValueError(f"they are a {type(before).__name__}")
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} is damaged: the settings in its header cannot be read: {error}"
+            ) from error
+        self.check_settings(before)
         parts: dict[str, Any] = {**self.models, "state": self.state}
         for name, part in parts.items():
             own = {

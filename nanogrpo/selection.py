@@ -13,10 +13,12 @@ Legend: B rows (completions), T tokens.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import MaskError, OptionError, check_mask
+from nanogrpo.errors import MaskError, NonFiniteError, OptionError, check_mask, check_range
 from nanogrpo.precision import widen
 from nanogrpo.surrogates import per_token
 
@@ -49,8 +51,7 @@ def top_entropy(entropies: Tensor, mask: Tensor, top_entropy_quantile: float = 0
     >>> top_entropy(H, mask, 0.4)
     tensor([[False,  True, False, False]])
     """
-    if not 0 < top_entropy_quantile <= 1:
-        raise OptionError(f"top_entropy_quantile={top_entropy_quantile} is a share: above 0, at most 1")
+    _check_share("top_entropy_quantile", top_entropy_quantile)
     check_mask(mask, entropies=entropies)
     kept = _kept(widen("entropies", entropies), mask)
     return mask & (entropies >= torch.quantile(kept, 1 - top_entropy_quantile))
@@ -126,6 +127,7 @@ def clip_cov(
     """
     cov = widen("cov", cov)
     check_mask(mask, cov=cov)
+    _check_share("clip_cov_ratio", clip_cov_ratio)
     number = max(int(clip_cov_ratio * int(mask.sum())), 1)
     places = (mask & (cov > clip_cov_lb) & (cov < clip_cov_ub)).nonzero()  # (N, 2)
     out = places[torch.randperm(len(places), generator=generator).to(places.device)[:number]]
@@ -161,6 +163,7 @@ def kl_cov(cov: Tensor, mask: Tensor, kl_cov_ratio: float = 0.0002) -> Tensor:
     """
     cov = widen("cov", cov)
     check_mask(mask, cov=cov)
+    _check_share("kl_cov_ratio", kl_cov_ratio)
     number = min(max(int(kl_cov_ratio * int(mask.sum())), 1), int(mask.sum()))
     best = cov.masked_fill(~mask, -torch.inf).flatten().topk(number).indices
     return torch.zeros_like(mask).flatten().index_fill(0, best, True).view_as(mask)
@@ -196,6 +199,9 @@ def next_entropy_coef(
     >>> next_entropy_coef(0.01, 0.1), next_entropy_coef(0.01, 0.3)
     (0.015, 0.005)
     """
+    check_range("entropy_coef_delta", entropy_coef_delta)
+    if not math.isfinite(entropy):
+        raise NonFiniteError(f"the entropy is {entropy}: the model's logits are NaN or infinite")
     if entropy <= entropy_target:
         return min(coef + entropy_coef_delta, entropy_coef_max)
     return max(coef - entropy_coef_delta, entropy_coef_min)
@@ -205,4 +211,13 @@ def _kept(values: Tensor, mask: Tensor) -> Tensor:
     kept = values[mask]  # (N,), unmasked tokens only
     if not len(kept):
         raise MaskError("the batch has no unmasked token; check completion_mask")
+    if not kept.isfinite().all():
+        raise NonFiniteError(
+            "a number of an unmasked token is NaN or infinite: the model or a reward is broken"
+        )
     return kept
+
+
+def _check_share(what: str, share: float) -> None:
+    if not 0 < share <= 1:
+        raise OptionError(f"{what}={share} is a share: above 0, at most 1")

@@ -77,6 +77,11 @@ class TrainState:
             optimizer.load_state_dict(
                 {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
             )
+        for name in ("step", "num_tokens"):
+            if tensors[name].ndim or tensors[name].is_floating_point() or tensors[name] < 0:
+                raise CheckpointError(
+                    f"the saved state has {name}={tensors[name].tolist()}, which no run reaches"
+                )
         self.generator.set_state(tensors["generator"])
         self.step, self.num_tokens = int(tensors["step"]), int(tensors["num_tokens"])
         self.entropy_coef = tensors["entropy_coef"].item() if "entropy_coef" in tensors else None

@@ -17,11 +17,15 @@ import math
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import OptionError, ShapeError, check_mask, check_shape
+from nanogrpo.errors import OptionError, ShapeError, check_choice, check_mask, check_shape
 from nanogrpo.precision import widen
 
 MAX_LOG_WEIGHT = 20.0  # e**20 and 1e-8 bound the weight of a completion, as in TRL
 MIN_WEIGHT = 1e-8
+SHAPES = {  # options that only one surrogate has
+    "sapo": ("sapo_temperature_pos", "sapo_temperature_neg"),
+    "vespo": ("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
+}
 
 
 def sapo_surrogate(
@@ -129,6 +133,7 @@ def dppo_surrogate(
         raise OptionError(f"clip_low={clip_low} and clip_high={clip_high} bound a divergence: at least 0")
     if delta is not None and not delta > 1:
         raise OptionError(f"delta={delta} caps the weight of a token; it must be above 1")
+    check_choice("divergence", divergence, ("tv", "kl"))
     check_mask(mask, ratio=ratio, logprobs=logprobs)
     ratio, logprobs = widen("ratio", ratio).detach(), torch.where(mask, widen("logprobs", logprobs), 0.0)
     advantages = per_token(advantages, mask).detach()  # (B, T)
@@ -245,7 +250,7 @@ def vespo_surrogate(
     tensor([[-0.5020, -0.5020]])
     """
     powers, falls = (vespo_k_pos, vespo_k_neg), (vespo_lambda_pos, vespo_lambda_neg)
-    if min(powers) < 0 or min(falls) <= 0:
+    if not (all(k >= 0 for k in powers) and all(fall > 0 for fall in falls)):  # of NaN, neither is true
         raise OptionError(f"vespo: k of {powers} must be at least 0, and lambda of {falls} above 0")
     check_mask(mask, ratio=ratio, logprobs=logprobs)
     ratio, logprobs = widen("ratio", ratio).detach(), torch.where(mask, widen("logprobs", logprobs), 0.0)

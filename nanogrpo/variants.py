@@ -19,12 +19,9 @@ from nanogrpo.errors import OptionError, check_choice
 from nanogrpo.offpolicy import check_bounds
 from nanogrpo.options import option
 from nanogrpo.step import StepConfig
+from nanogrpo.surrogates import SHAPES
 
 TOKEN_ONLY = ("dppo_tv", "dppo_kl", "gmpo", "vespo")  # surrogates that make their own of single ratios
-SHAPES = {  # options that only one surrogate has
-    "sapo": ("sapo_temperature_pos", "sapo_temperature_neg"),
-    "vespo": ("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
-}
 
 
 @dataclass(frozen=True)

@@ -340,3 +340,17 @@ def test_labs_and_recipes_install_the_release_that_this_is():
     for text in [*texts, gradescope.SETUP]:
         found = text.split(f"git+{gradescope.PROJECT['urls']['Repository']}")[1:]
         assert found and all(part.startswith(tag) for part in found)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [["--csv", "no/x.csv"], ["--canvas", "."], ["--gradescope", "no/x.json"], ["--seconds", "nan"],
+     ["--seconds", "-1"], ["--memory", "inf"], ["--require", "nan"]],
+)  # fmt: skip
+def test_what_cannot_be_written_or_means_nothing_is_said_before_grading(odd, tmp_path, monkeypatch):
+    """A NaN is below no number of points, so that nobody would fail; and no grading is lost at its end."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(S.ROOT / "book/labs/lab1.ipynb", "lab1.ipynb")
+    monkeypatch.setattr(command, "grade", lambda *a: pytest.fail("it was graded"))
+    with pytest.raises(SystemExit, match=f"error: {odd[0]} "):
+        command.main(["lab1.ipynb", "--source", str(SOURCES), *odd])

@@ -577,3 +577,10 @@ def test_the_estimators_of_the_loss_are_all_those_of_the_kl_module():
     found = {name[3:]: value for name, value in vars(kl).items() if re.fullmatch(r"kl_k\d+", name)}
     assert losses.KL_ESTIMATORS == found and len(found) >= 3
     assert set(found) == set(get_args(kl.KLEstimator)), "the choices of the options are others"
+
+
+def test_an_advantage_of_0_is_never_counted_as_clipped():
+    """Its gradient is 0 with and without the clip, so no ratio is stopped by it."""
+    ratio, mask = torch.tensor([[0.1, 5.0], [0.1, 5.0]]), torch.ones(2, 2, dtype=torch.bool)
+    found = clip_fractions(ratio, torch.tensor([0.0, 1.0]), mask)
+    assert [found[f"clip_ratio/{k}_mean"].item() for k in ("low", "high", "region")] == [0.0, 0.25, 0.25]

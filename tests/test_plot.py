@@ -80,3 +80,19 @@ def test_without_matplotlib_it_says_what_to_install(here, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "pip install 'nanogrpo[plot]'" in refused("log.csv")
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ("1 1 2", "row 2: step 1 follows step 1"),
+        ("2 1 3", "row 2: step 1 follows step 2"),
+        ("1 nan 3", "row 2: step=nan"),
+        ("1 inf 3", "row 2: step=inf"),
+    ],
+)
+def test_steps_that_do_not_go_up_are_no_log_of_one_run(here, steps, said):
+    """As the doctor has it: a mean over steps of two runs is the curve of neither."""
+    rows = "".join(f"{step},0.5\n" for step in steps.split())
+    (here / "two.csv").write_text("step,reward\n" + rows)
+    assert said in refused("two.csv", "--out", "x.png") and not (here / "x.png").exists()

@@ -1,11 +1,13 @@
 """The page on variants says what the code does: its tables are those that are computed, row by row."""
 
+import json
 import re
 
 import pytest
 import variant_tables as tables
 
 from nanogrpo import offpolicy, selection, surrogates
+from nanogrpo.grpo import GRPOConfig
 from nanogrpo.teach import museum
 from nanogrpo.teach.checks.registry import CHECKS
 from nanogrpo.variants import VARIANTS
@@ -43,12 +45,24 @@ def test_names_and_defaults_are_those_of_the_code_and_of_the_frameworks(name):
 
 def test_what_holds_a_variant_is_there_for_each_and_its_piece_is_in_the_museum():
     made = rows("tests")
-    assert set(made) == set(VARIANTS) and set(tables.MISTAKES) <= set(VARIANTS)
+    assert set(made) == set(VARIANTS) | set(tables.WITH_ANY) and set(tables.MISTAKES) <= set(VARIANTS)
     for name, (_, cases, piece, seen) in made.items():
-        compared = rows("names")[name][-1] != "not compared"
+        compared = name in tables.WITH_ANY or rows("names")[name][-1] != "not compared"
         assert cases.isdigit() == compared and (not compared or int(cases) > 0), name
         assert piece == "none" or museum.find(piece).check in CHECKS, piece
         assert seen == "not seen" or piece != "none", f"{name}: seen in the wild, and no piece"
+
+
+def test_each_case_that_is_counted_is_there_and_each_option_beside_the_variants_is_one():
+    starts = [start for _, starts, *_ in tables.WITH_ANY.values() for start in starts]
+    starts += [*tables.VERL.values(), *(start for _, start in tables.OPENRLHF.values())]
+    starts += [start for *_, start in tables.DICTIONARY.values() if start]
+    assert all(tables.cases_of(start) for start in starts), [s for s in starts if not tables.cases_of(s)]
+    for said in tables.WITH_ANY:
+        name, value = said.split("=")
+        GRPOConfig(max_new_tokens=3, sampler_lag=1, **{name: json.loads(value)})
+    chosen = {said.split('"')[1] for said in tables.WITH_ANY if said.startswith("sampler_correction")}
+    assert chosen == {f"{level}_{rule}" for level in offpolicy.LEVELS for rule in offpolicy.RULES}
 
 
 def test_only_what_no_framework_has_is_not_compared():

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "parity")]
-from cases import CASES  # noqa: E402
+from cases import CASES, Case  # noqa: E402
 from draw import GOLDEN  # noqa: E402
 
 from nanogrpo.grpo import GRPOConfig  # noqa: E402
@@ -55,7 +55,7 @@ DICTIONARY = {
     "opsm": ("2512.02556", "`off_policy_mask_threshold`", "near: `rollout_rs=\"seq_mean_k1\"`",
              "trl: off-policy mask"),
     "unbiased_kl": ("2512.02556", "`use_bias_correction_kl`", "near: `kl_loss_type=\"k3+\"`",
-                    "trl: dapo, token, beta, use_bias"),
+                    "trl: dapo, token, beta, use_bias_correction_kl"),
 }  # fmt: skip
 
 # Options of OpenRLHF 0.11.2 (without `--algo.` and `--actor.`), and how the cases that compare them begin.
@@ -72,6 +72,9 @@ OPENRLHF = {
     "dual_clip": ("`dual_clip`", "openrlhf: ppo, dual clip"),
     "unbiased_kl": ("`kl.unbiased_gradient`", "openrlhf: unbiased gradient"),
 }  # fmt: skip
+
+# Cases of verl's own function, where TRL's are named above.
+VERL = {"gspo": "verl: gspo", "cispo": "verl: cispo", "sapo": "verl: sapo", "gmpo": "verl: geo_mean"}
 
 # What ours is called: option of the config, option of TRL, option of verl.
 DEFAULTS = [
@@ -121,6 +124,24 @@ MISTAKES = {
     "adaptive_entropy": ("entropy averaged over the vocabulary", ""),
     "unbiased_kl": ("ratio before the KL detached", "NVIDIA-NeMo/RL/pull/2506"),
 }
+
+# Options that go with any variant: what is summed exactly, cases, a piece, a thread.
+WITH_ANY = {
+    'sampler_correction="token_truncate"': ("corrections", (
+        "trl: weights in the loss, token_truncate", "verl: rollout_is: token, truncate",
+        "openrlhf: token weight, clip"), "none", ""),
+    'sampler_correction="token_mask"': ("corrections", (
+        "trl: weights in the loss, token_mask", "verl: rollout_is: token, mask", "openrlhf: token weight, mask",
+        ), "none", ""),
+    'sampler_correction="sequence_truncate"': ("corrections", (
+        "trl: weights in the loss, sequence_truncate", "verl: rollout_is: sequence, truncate"),
+        "mean in the sampler's sequence weight", "huggingface/trl/issues/5814"),
+    'sampler_correction="sequence_mask"': ("corrections", (
+        "trl: weights in the loss, sequence_mask", "verl: rollout_is: sequence, mask"),
+        "mean in the sampler's sequence weight", "huggingface/trl/issues/5814"),
+    "correction=1": ("as `grpo`, shorter", ("verl: advantages: grpo", "openrlhf: advantages: group_norm"),
+        "population std where Bessel is meant", ""),
+}  # fmt: skip
 
 CORRECTIONS = {
     "none": {"sampler_correction": "token_truncate", "sampler_clip_min": 1 - 1e-15, "sampler_clip_max": 1.0},
@@ -183,7 +204,7 @@ def names() -> str:
     rows = []
     for name, (paper, trl, verl, start) in DICTIONARY.items():
         options = ", ".join(f"`{k}={v!r}`" for k, v in VARIANTS[name].items()).replace("'", '"')
-        found = [case for case in CASES if start and f"{case.side}: {case.name}".startswith(start)]
+        found = cases_of(start) if start else []
         worst = max((case.tolerance for case in found if not case.differs), default=None)
         equal = "not compared" if worst is None else f"equal, {worst:.0e}"
         link, openrlhf = f"[{paper}](https://arxiv.org/abs/{paper})", OPENRLHF.get(name, ("none", ""))[0]
@@ -209,16 +230,25 @@ def defaults() -> str:
     return table(["here", "TRL 1.16.0", "verl 0.9.1", "OpenRLHF 0.11.2"], rows)
 
 
+def cases_of(start: str) -> list[Case]:
+    """The cases of this name, and those that add an option to it."""
+    names = {f"{case.side}: {case.name}": case for case in CASES}
+    return [case for name, case in names.items() if name == start or name.startswith(f"{start},")]
+
+
 def tests() -> str:
     """What holds each variant: the exact sums, the cases of the frameworks, a planted mistake."""
-    rows, names = [], [f"{case.side}: {case.name}" for case in CASES]
-    for name, (*_, start) in DICTIONARY.items():
-        starts = tuple(each for each in (start, OPENRLHF.get(name, ("", ""))[1]) if each)
-        count = sum(case.startswith(starts) for case in names) if starts else 0
-        piece, thread = MISTAKES.get(name, ("none", ""))
+    rows = []
+    held = {
+        name: ("row above", (start, VERL.get(name, ""), OPENRLHF.get(name, ("", ""))[1]),
+               *MISTAKES.get(name, ("none", "")))
+        for name, (*_, start) in DICTIONARY.items()
+    }  # fmt: skip
+    for name, (summed, starts, piece, thread) in (held | WITH_ANY).items():
+        count = sum(len(cases_of(start)) for start in starts if start)
         label = " ".join(thread.split("/")[1::2])
         seen = f"[{label}](https://github.com/{thread})" if thread else "not seen"
-        rows.append([f"`{name}`", "row above", str(count or "none has it"), piece, seen])
+        rows.append([f"`{name}`", summed, str(count or "none has it"), piece, seen])
     return table(["name", "exact sums", "cases of frameworks", "museum's piece", "in the wild"], rows)
 
 

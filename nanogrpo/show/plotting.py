@@ -102,7 +102,7 @@ def draw_metric(
 
     Raises:
         LogError: there is no run, or a run has no such metric (the message names those that it has), no row,
-            or something else than numbers.
+            something else than numbers, or steps that do not go up.
         OptionError: ``window`` is no whole number above 0.
     """
     check_whole("window", window, 1)
@@ -115,6 +115,7 @@ def draw_metric(
         at, values = (_column(name, columns, column) for column in (x, metric))
         if len(at) != len(values):
             raise LogError(f"{name} has {len(at)} values of {x}, but {len(values)} of {metric}")
+        _check_places(name, x, at)
         look: dict[str, Any] = {
             "color": COLORS[i % len(COLORS)],
             "linestyle": LINES[i // len(COLORS) % len(LINES)],
@@ -148,6 +149,18 @@ def _column(name: str, columns: Columns, metric: str) -> list[float]:
     if not values:
         raise LogError(f"{name} has no rows, so there is nothing to draw; the run wrote no step")
     return values
+
+
+def _check_places(name: str, x: str, at: Sequence[float]) -> None:
+    """Raise LogError where a value has no place along x, or where steps do not go up: there are two runs."""
+    if odd := [i for i, value in enumerate(at) if not math.isfinite(value)]:
+        raise LogError(f"{name}, row {odd[0] + 1}: {x}={at[odd[0]]}, so its values cannot be drawn")
+    back = [i for i in range(1, len(at)) if at[i] <= at[i - 1]] if x == "step" else []
+    if back:
+        first, then = at[back[0] - 1], at[back[0]]
+        raise LogError(
+            f"{name}, row {back[0] + 1}: step {then:g} follows step {first:g}; give the log of one run"
+        )
 
 
 def _alone(values: Sequence[float]) -> list[int]:

@@ -19,10 +19,12 @@ from nanogrpo.selection import clip_cov, covariance, kl_cov, next_entropy_coef, 
 from nanogrpo.surrogates import per_token
 
 MAX_LENGTH = 6
-SEEDS = range(4)
+SEEDS = range(5)
+ODD = 4  # of these: holes in its mask, an answer without tokens, an advantage of 0, no answer of full length
 GROUP = 4  # rows of one prompt
 EXACT, NEARLY = 1e-12, 1e-6
 ADDED = "verl adds 1e-8 to a count, or to a variance, so the last digits differ"
+ROUNDED = "verl adds 1e-8 to a count; TRL and this package round the temperature of 1.05 to float32"
 SMALL = "OpenRLHF adds 1e-8 to the count of a completion's tokens, so the last digits differ"
 SINGLE = "OpenRLHF puts these numbers into float32"
 
@@ -52,6 +54,12 @@ class Case:
     differs: bool = False
 
 
+def batches_of(case: Case, batches: list) -> list:
+    """Those that a side can take. An answer without tokens has no last one, where verl and OpenRLHF want the reward;
+    in TRL's GMPO it adds minus its advantage to the value (and nothing to the gradient), here 0, as in verl."""
+    return batches if case.side == "trl" and case.kind != "gmpo" else batches[:ODD]
+
+
 def draw_batch(seed: int) -> dict[str, Tensor]:
     """Log-probs of four policies, entropies, rewards of 1 or 0 and others, in rows of mixed lengths."""
     g = torch.Generator().manual_seed(1000 + seed)
@@ -59,11 +67,11 @@ def draw_batch(seed: int) -> dict[str, Tensor]:
     def normal(*shape):
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
-    B, T = 2 * GROUP, MAX_LENGTH
+    B, T = 2 * GROUP, MAX_LENGTH - (seed == ODD)
     logprobs = -normal(B, T).abs() - 0.05
     lengths = torch.randint(1, T + 1, (B, 1), generator=g)
     rewards = torch.rand(B, generator=g, dtype=torch.float64)
-    return {
+    batch = {
         "logprobs": logprobs,
         "old": torch.minimum(logprobs + 0.5 * normal(B, T), torch.tensor(-0.01, dtype=torch.float64)),
         "sampler": torch.minimum(logprobs + 0.5 * normal(B, T), torch.tensor(-0.01, dtype=torch.float64)),
@@ -73,6 +81,10 @@ def draw_batch(seed: int) -> dict[str, Tensor]:
         "rewards": rewards,
         "mask": (torch.arange(T) < lengths).double(),
     }
+    if seed == ODD:
+        batch["mask"] *= torch.rand(B, T, generator=g) < 0.8
+        batch["mask"][3], batch["advantages"][5] = 0.0, 0.0
+    return batch
 
 
 def ours(case: Case, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -204,9 +216,16 @@ def trl_cases() -> list[Case]:
         Case("gmpo", "trl", "gmpo", {"epsilon": 0.4, "epsilon_high": 0.4}, {
             "surrogate": "gmpo", "aggregation": "sequence_mean", "clip_low": 0.4, "clip_high": 0.4,
         }),
+        Case("gmpo, two bounds", "trl", "gmpo", {"epsilon": 0.2, "epsilon_high": 0.5}, {
+            "surrogate": "gmpo", "aggregation": "sequence_mean", "clip_low": 0.2, "clip_high": 0.5,
+        }),
         Case(
             "off-policy mask", "trl", "loss", {"loss_type": "dapo", "off_policy_mask_threshold": 0.05},
             {"select": "off_policy", "share": 0.05, **clip},
+        ),
+        Case(
+            "off-policy mask, wider", "trl", "loss", {"loss_type": "dapo", "off_policy_mask_threshold": 0.15},
+            {"select": "off_policy", "share": 0.15, **clip},
         ),
         Case(
             "top entropy", "trl", "loss", {"loss_type": "dapo", "top_entropy_quantile": 0.33},
@@ -245,11 +264,14 @@ def verl_cases() -> list[Case]:
     cases += [
         Case("dppo_tv", "verl", "loss", {"loss": "dppo_tv", **dppo}, {"surrogate": "dppo_tv", **mine}),
         Case("dppo_kl", "verl", "loss", {"loss": "dppo_kl", **dppo}, {"surrogate": "dppo_kl", **mine}),
-        Case("sapo", "verl", "loss", {"loss": "sapo"}, {"surrogate": "sapo", **sums}, **small),
+        Case("sapo", "verl", "loss", {"loss": "sapo"}, {"surrogate": "sapo", **sums}, NEARLY, ROUNDED),
         Case("geo_mean", "verl", "loss", {"loss": "geo_mean"}, {"surrogate": "gmpo", "clip_low": 0.2,
              "clip_high": 0.2, **sums}, **small),
         Case("clip_cov", "verl", "loss", {"loss": "clip_cov", "clip_cov_ratio": 1.0, "clip_cov_lb": 0.1,
              "clip_cov_ub": 5.0}, {"select": "clip_cov", "share": (0.1, 5.0), "gradient_only": True}, **small),
+        Case("clip_cov, bounds", "verl", "loss", {"loss": "clip_cov", "clip_cov_ratio": 1.0,
+             "clip_cov_lb": 0.1, "clip_cov_ub": 0.5, "on_policy": True},
+             {"select": "clip_cov", "share": (0.1, 0.5), "on_policy": True}, **small),
         Case("clip_cov, on policy", "verl", "loss", {"loss": "clip_cov", "clip_cov_ratio": 1.0,
              "clip_cov_lb": 0.1, "clip_cov_ub": 5.0, "on_policy": True},
              {"select": "clip_cov", "share": (0.1, 5.0), "on_policy": True}, **small),

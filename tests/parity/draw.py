@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from cases import CASES, SEEDS, draw_batch, ours
+from cases import CASES, SEEDS, batches_of, draw_batch, ours
 
 GOLDEN = Path(__file__).parent / "golden.json"
 SIDES = ("trl", "verl", "openrlhf")  # the last has a wheel for Python 3.11 only
@@ -36,7 +36,7 @@ def drawn(sides: list[str]) -> dict:
     cases = {
         f"{case.side}: {case.name}": [
             listed(modules[case.side].theirs(case, {k: v.clone() for k, v in batch.items()}))
-            for batch in batches
+            for batch in batches_of(case, batches)
         ]
         for case in CASES
         if case.side in sides

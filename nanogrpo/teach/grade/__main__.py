@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -49,10 +50,21 @@ def submissions(paths: list[Path]) -> list[Path]:
     return found
 
 
+def check(given: argparse.Namespace) -> None:
+    """Raise SubmissionError where an option means nothing, or a table has no place to go to."""
+    for name, low in (("seconds", 0.0), ("memory", 0.0), ("require", -math.inf)):
+        if not (low <= (value := getattr(given, name)) and math.isfinite(value)):
+            raise SubmissionError(f"--{name} {value:g} is no number that goes")
+    for name in ("csv", "canvas", "gradescope"):
+        if (path := getattr(given, name)) and (path.is_dir() or not path.parent.is_dir()):
+            raise SubmissionError(f"--{name} {path}: there is no folder {path.parent}, or it is one itself")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Grade, print, write; the exit status is 1 if a notebook could not be graded or has too few points."""
     given = parser().parse_args(argv)
     try:
+        check(given)
         files, labs = submissions(given.files), labs_in(given.source)
         if given.gradescope and len(files) != 1:
             raise SubmissionError(f"--gradescope takes one notebook, and there are {len(files)}")
