@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nanogrpo.teach.checks import explain, keep
+from nanogrpo.teach.checks.again import CALLS
 from nanogrpo.teach.checks.registry import CheckFailed
 
 Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
@@ -38,6 +39,7 @@ def call(function: Callable, *arguments, **options):
     unchanged()
     if result is None:
         raise CheckFailed("Your function returns None: is its return missing?")
+    CALLS.note(function, arguments, options, result)
     return result
 
 

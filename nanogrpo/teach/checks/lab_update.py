@@ -312,7 +312,8 @@ def _rising(case: Updates) -> Updates | None:
 def _check_updates(implementation: Callable, case: Updates) -> None:
     policy, reference, sampled, *others, lr, updates = case
     (right, seen), start = _updated(case), _flat(policy)
-    student, frozen, kept = copy.deepcopy(policy), copy.deepcopy(reference), copy.deepcopy(sampled)
+    student, kept = copy.deepcopy(policy), copy.deepcopy(sampled)
+    frozen = copy.deepcopy(reference).eval().requires_grad_(False)  # it may be frozen once more
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
     try:
