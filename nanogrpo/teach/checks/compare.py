@@ -74,9 +74,12 @@ def agree(
         rtol: Of the numbers.
         atol: Of the numbers.
     """
-    got, right = number(what, call(implementation, *arguments)), reference(*arguments)
+    returned, right = call(implementation, *arguments), reference(*arguments)
+    got = number(what, returned)
     more = partial(_guesses, implementation, reference, arguments, None)
     compare(what, got, right, mistakes, mask, rtol, atol, more)
+    if right.ndim and not isinstance(returned, Tensor):
+        raise CheckFailed(f"{_capital(what)} is right, and it is a {type(returned).__name__}: return a tensor.")
     if mask is not None and zero_at_padding:
         padding_is_zero(what, got, mask)
     weights = torch.linspace(0.5, 1.5, max(right.numel(), 1)).to(right).view(right.shape)
@@ -94,6 +97,26 @@ def agree(
         _first_row_agrees((what,), implementation, reference, arguments, rtol, atol)
         _reversed_agrees((what,), implementation, reference, arguments, mask, rtol, atol)
     return got
+
+
+def default_agrees(
+    names: str | tuple[str, ...], implementation: Callable, reference: Callable, arguments: tuple
+) -> None:
+    """Raise CheckFailed if an argument may be left out, and what is taken for it is not the reference's."""
+    try:
+        left_out = list(inspect.signature(implementation).parameters.values())[len(arguments) :]
+    except (TypeError, ValueError):
+        return
+    if not left_out or any(p.default is p.empty or p.kind is p.VAR_KEYWORD for p in left_out):
+        return
+    without = ", ".join(p.name for p in left_out)
+    sentence = f"Without {without} your function takes another value for it than the text's signature."
+    got, right = call(implementation, *arguments), reference(*arguments)
+    several = isinstance(names, tuple)
+    pairs = zip(names, parts(got, names), right, strict=True) if several else [(names, number(names, got), right)]
+    for name, x, y in pairs:
+        same = torch.zeros_like(y) if x.shape != y.shape else x
+        compare(f"without {without} {name}", x, y, [(same, sentence)], rtol=1e-3, atol=1e-4)
 
 
 def _first_row_agrees(

@@ -129,6 +129,12 @@ def with_gradients(model: nn.Module) -> nn.Module:
     return model
 
 
+def freeze_some(model: nn.Module) -> nn.Module:
+    """The same model, of which the first weight is not trained: what is frozen stays so."""
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
 def _trains(argument: object) -> bool:
     return isinstance(argument, torch.optim.Optimizer) or (
         callable(argument) and not isinstance(argument, nn.Module)
