@@ -7,7 +7,8 @@ answer keeps": each call of a check goes through :func:`watch`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from nanogrpo.teach.checks import world
 from nanogrpo.teach.checks.registry import CheckFailed
 
 
-def watch(arguments: Iterable) -> Callable[[], None]:
-    """Look at the arguments of a call; the function that is returned raises CheckFailed if one has changed.
+@contextmanager
+def watch(arguments: Iterable) -> Iterator[None]:
+    """Look at the arguments of a call, and around, while it runs; raise CheckFailed if one has changed.
 
     A model that is not trained keeps its weights, its gradients, its mode, and what is trainable. One is
     trained where an optimizer, or a function that may be one's step, is among the arguments: the first
@@ -30,22 +32,23 @@ def watch(arguments: Iterable) -> Callable[[], None]:
     learner = models[0] if models and any(_trains(a) for a in given) else None
     kept = [(model, _state(model, model is learner)) for model in models]
     optimizers = [(a, _options(a)) for a in given if isinstance(a, torch.optim.Optimizer)]
-    around = world.watch()
-
-    def unchanged() -> None:
-        around()
-        for name, part, before in parts:
-            _is_unchanged(name, part, before)
-        for model, state in kept:
-            _same(state, _state(model, model is learner), model is learner)
-        for optimizer, options in optimizers:
-            if _options(optimizer) != options:
-                raise CheckFailed(
-                    "The optimizer has another setting afterwards, such as its learning rate, or other "
-                    "weights: the caller sets them."
-                )
-
-    return unchanged
+    settle = world.watch()
+    try:
+        yield
+    finally:
+        said = settle()
+    if said:
+        raise CheckFailed(said)
+    for name, part, before in parts:
+        _is_unchanged(name, part, before)
+    for model, state in kept:
+        _same(state, _state(model, model is learner), model is learner)
+    for optimizer, options in optimizers:
+        if _options(optimizer) != options:
+            raise CheckFailed(
+                "The optimizer has another setting afterwards, such as its learning rate, or other weights: "
+                "the caller sets them."
+            )
 
 
 def _parts(argument: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Any]]:

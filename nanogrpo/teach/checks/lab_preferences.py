@@ -202,6 +202,9 @@ def check_best_of_n(implementation: Callable, draw: Draw) -> None:
     scores[-1] = scores.max() + 1  # the best of all is not among the first n
     for n in (draw.integer(3, 4), 2, 1, N):
         agree("the mean value", implementation, _best, (scores, values, n), _other_bests(scores, values, n))
+    N = draw.integer(160, 200)  # its binomial coefficients are beyond float32 and int64
+    large = (draw.normal(N), draw.uniform(1, 3, N), N // 2)
+    agree("the mean value of a large pool", implementation, _best, large, [], rtol=1e-2)
 
 
 def _other_bests(scores: Tensor, values: Tensor, n: int) -> list[tuple[Tensor, str]]:

@@ -396,7 +396,7 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
             f"A row without EOS counts as if it had one at 0, where argmax finds nothing. {one}",
         ),
     ]
-    got = agree("the mask", implementation, rollout.completion_mask, (ids, eos), mistakes)
+    got = agree("the mask", implementation, rollout.completion_mask, (ids, eos), mistakes, alone=True)
     if got.dtype != torch.bool:
         raise CheckFailed(f"The mask is {got.dtype}, expected torch.bool: return the comparison itself.")
     found = call(implementation, ids, eos)

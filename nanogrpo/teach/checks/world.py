@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from nanogrpo.teach.checks.registry import CheckFailed
-
 
 def _numpy_state() -> tuple | None:
     numpy = sys.modules.get("numpy")
@@ -115,36 +113,34 @@ class _Ears:
 EARS = _Ears()
 
 
-def watch() -> Callable[[], None]:
-    """Look at the settings; the function that is returned puts them back, and raises CheckFailed if one has
-    changed, or if something was written or started since."""
-    chance = torch.get_rng_state()
-    before = [(what, read, put, read()) for what, read, put in SETTINGS]
-    stop = EARS.listen()
+def watch() -> Callable[[], str]:
+    """Look at the settings; the function that is returned puts them back, and says what has changed, or what
+    was written or started since. It says nothing if all is as it was."""
+    before, chance = [(what, read, put, read()) for what, read, put in SETTINGS], torch.get_rng_state()
+    torch.manual_seed(random.SystemRandom().randrange(1 << 62))  # where nobody would seed it
+    meanwhile, stop = torch.get_rng_state(), EARS.listen()
 
-    def unchanged() -> None:
+    def settle() -> str:
         heard, changed = stop(), []
-        if not torch.equal(torch.get_rng_state(), chance):
-            torch.set_rng_state(chance)
-            changed.append("")
+        drawn = not torch.equal(torch.get_rng_state(), meanwhile)
+        torch.set_rng_state(chance)
         for what, read, put, kept in before:
             if kept is not None and not _same(read(), kept):
                 put(kept)
                 changed.append(what)
-        if changed and not changed[0]:
-            raise CheckFailed(
+        if drawn:
+            return (
                 "Your function draws from torch's own random numbers, or seeds them: all chance comes from "
                 "its arguments, and the numbers of others stay as they are."
             )
         if changed:
-            raise CheckFailed(
+            return (
                 f"When your function returns, {changed[0]} is not as it was: an answer leaves the settings "
                 "of others alone. What is wanted for a while belongs into a with block."
             )
-        if heard:
-            raise CheckFailed(f"Your function {heard[0]}: an answer computes and returns, and does no more.")
+        return f"Your function {heard[0]}: an answer computes and returns, and does no more." if heard else ""
 
-    return unchanged
+    return settle
 
 
 def _same(a: Any, b: Any) -> bool:
