@@ -20,6 +20,7 @@ from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradi
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
+    CLIPS,
     OLD,
     check_penalty,
     clip_case,
@@ -34,6 +35,7 @@ from nanogrpo.teach.checks.losses import (
 )
 from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
     "through the graph a second time": "backward runs twice through one graph: the log-probs belong inside "
@@ -117,6 +119,8 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
         trained=0,
         zero_gradient=True,
     )
+    clips = {place + 1: values for place, values in CLIPS.items()}
+    at_other_sizes("the loss of a token", implementation, reference, arguments, clips, ((2,),), mask)
 
 
 @register()
@@ -140,7 +144,8 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     mistakes = loss_mistakes(importance_ratio(logprobs, old, mask).detach(), A[:, None].expand_as(mask), mask)
     agree("the loss without KL (beta = 0)", loss, right, batch, mistakes, trained=(0,))
     beta = draw.uniform(0.5, 2, 1).item()
-    check_penalty(implementation, batch, beta, how)
+    for times in (1, 0.02, 8):
+        check_penalty(implementation, batch, times * beta, how)
     ref = batch[2].clone().requires_grad_()
     loss_of_ref = number_alone(call(implementation, *batch[:2], ref, *batch[3:], beta=beta))
     no_gradient("the loss", loss_of_ref, ref, REFERENCE)

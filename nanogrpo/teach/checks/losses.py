@@ -15,6 +15,7 @@ from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
 from nanogrpo.teach.checks.padding import CHOOSE, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 aggregate = partial(losses.aggregate, how="sequence_mean")
 DETACHED = "they are not detached. They are constants"
@@ -110,6 +111,9 @@ def clip_case(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float, float]:
     return ratio, advantages.requires_grad_(), mask, round(low, 2), round(high, 2)
 
 
+CLIPS = {3: (0.0, 0.9), 4: (0.0, 4.0)}  # other bounds, by their places
+
+
 @register("losses.clipped_surrogate")
 def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     """``f(ratio, advantages, mask, clip_low, clip_high)``: PPO's loss of each token, and its gradient."""
@@ -122,6 +126,7 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
     what = "the loss of a token"
     padding_is_arbitrary(what, implementation, losses.clipped_surrogate, arguments, mask, [0], trained=0)
+    at_other_sizes(what, implementation, losses.clipped_surrogate, arguments, CLIPS, ((1,),), mask)
 
 
 def surrogate_mistakes(

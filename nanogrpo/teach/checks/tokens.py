@@ -23,6 +23,7 @@ from nanogrpo.teach.checks.compare import (
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.keep import freeze_some, with_gradients
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 EOS, PAD = 1, 0
 RAW = "These are raw logits: they are no log-probs before log_softmax over the vocabulary."
@@ -156,6 +157,7 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
         alone=True,
     )  # fmt: skip
     default_agrees("the log-prob of a token", implementation, rollout.logprobs_of, (logits.detach(), ids))
+    at_other_sizes("the log-prob of a token", implementation, rollout.logprobs_of, arguments, {2: (0.05, 30.0)})
     far = (100 * logits.detach()).requires_grad_()  # exp overflows here, and a probability is 0
     wrong = _far_logprobs(far.detach(), ids, temperature)
     what, arguments = "where logits are large the log-prob of a token", (far, ids, temperature)
