@@ -16,7 +16,7 @@ from nanogrpo import rollout as rollouts
 from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient
+from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
@@ -33,6 +33,7 @@ from nanogrpo.teach.checks.losses import (
     ratio_mistakes,
     surrogate_mistakes,
 )
+from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
 from nanogrpo.teach.checks.sizes import at_other_sizes
@@ -79,6 +80,11 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
     ]
     # the largest: 0.0079 and 0.032
     compare("the advantage", call(implementation, tiny), wanted, tied, rtol=0.05, atol=1e-3)
+    near = torch.tensor([[-1.0, 1.0, 5e-4, -5e-4], [2.0, 0.0, 1.0003, 0.9997]])
+    wanted = advantages.group_advantages(near)
+    silent = torch.where(wanted.abs() < 1e-2, 0.0, wanted)
+    cut = "A small advantage is set to 0: only a group whose rewards are all equal is silent."
+    compare("the advantage near the group's mean", call(implementation, near), wanted, [(silent, cut)])
 
 
 @register()
@@ -119,8 +125,22 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
         trained=0,
         zero_gradient=True,
     )
+    _far_off(implementation, reference, arguments)
     clips = {place + 1: values for place, values in CLIPS.items()}
     at_other_sizes("the loss of a token", implementation, reference, arguments, clips, ((2,),), mask)
+
+
+def _far_off(implementation: Callable, reference: Callable, arguments: tuple) -> None:
+    """Tokens whose probability has changed by many orders, and tokens whose two probabilities are 0 in
+    float32."""
+    logprobs, old, A, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
+    for gap, shift in ((12.0, 0.0), (0.0, -200.0)):
+        given = (logprobs + shift + gap, old + shift, A, *others)
+        got, right = number("the loss", call(implementation, *given)), reference(*given)
+        size = right.abs().clamp(min=1.0)
+        same = got / size if got.shape == right.shape else torch.zeros_like(right)
+        sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
+        compare("where log-probs are far off the loss of a token", got / size, right / size, [(same, sentence)])
 
 
 @register()
@@ -266,6 +286,8 @@ def _batch(draw: Draw, beta: float) -> Updates:
     )  # fmt: skip
     if sampled.completion_mask.all():
         return _batch(draw, beta)  # nothing ended early, so padding would not be seen
+    shift = 0.1 * draw.normal(*sampled.logprobs.shape)  # the policy has moved since it sampled
+    sampled = replace(sampled, logprobs=torch.where(sampled.completion_mask, sampled.logprobs + shift, 0.0))
     case = Updates(policy, reference, sampled, draw.normal(P * G).double(), beta, lr=0.5, updates=1)
     moved, gap = copy.deepcopy(policy), torch.inf
     while gap > 0.8:
@@ -317,7 +339,7 @@ def _rising(case: Updates) -> Updates | None:
 def _check_updates(implementation: Callable, case: Updates) -> None:
     policy, reference, sampled, *others, lr, updates = case
     (right, seen), start = _updated(case), _flat(policy)
-    student, kept = copy.deepcopy(policy), copy.deepcopy(sampled)
+    student, kept = with_gradients(copy.deepcopy(policy)), copy.deepcopy(sampled)  # of an earlier batch
     frozen = copy.deepcopy(reference).eval().requires_grad_(False)  # it may be frozen once more
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
     optimizer.register_step_post_hook(lambda *_: steps.append(1))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanogrpo import losses
 from nanogrpo.kl import kl_k3
-from nanogrpo.teach.checks.compare import Mistakes, agree, call, gradient, number
+from nanogrpo.teach.checks.compare import Mistakes, agree, call, compare, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
 from nanogrpo.teach.checks.padding import CHOOSE, padding_is_arbitrary, soiled
@@ -36,6 +36,15 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
         ratio_mistakes(logprobs.detach(), old.detach(), mask), mask, trained=(0,), constants={1: OLD},
         alone=True,
     )  # fmt: skip
+    plain, before = logprobs.detach(), old.detach()
+    for gap, shift in ((12.0, 0.0), (-12.0, 0.0), (0.0, -200.0)):  # far off, and both 0 in float32
+        given = (plain + shift + gap, before + shift, mask)
+        right = losses.importance_ratio(*given)
+        got = number("the ratio", call(implementation, *given))
+        same = got / right if got.shape == right.shape else torch.zeros_like(right)
+        sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
+        what = "where log-probs are far off the ratio, over the right one,"
+        compare(what, got / right, torch.ones_like(right), [(same, sentence)], mask, rtol=1e-3)
 
 
 def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Tensor, str]]:
