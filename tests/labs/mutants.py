@@ -9,6 +9,51 @@ import copy
 import re
 from collections.abc import Iterator
 
+# What is as right as the solution: a pattern of steps, one of names, and the reason. Both patterns match whole.
+_NO_GRADIENT = (
+    "completion_mask|sample_token|complete|perplexity|preference_probs|noise_ceiling|pair_accuracy|best_of_n|"
+    "exact_gradient|leave_one_out|expected_estimate|best_baseline|mean_and_error|token_rewards|gae|whiten|"
+    "explained_variance|group_advantages"
+)
+_CONSTANTS = (
+    "ids|mask|lens|lengths|prompt_ids|prompt_lens|completion_ids|owner|at|rows|before|advantages|A|returns|R|"
+    "old|old_values|old_logprobs|ref_logprobs|near_old"
+)
+SAME = [
+    (_NO_GRADIENT, r"detached: .*", "the text asks for no gradient"),
+    (".*", rf"detached: ({_CONSTANTS}) -> .*", "a constant, or whole numbers"),
+    ("token_logprobs", r"detached: logits -> .*", "only its shape is read there"),
+    ("update", r"detached: loss -> loss.detach\(\) #2", "what is told of it needs no graph"),
+    (".*", r"another number: 1 -> -1( #\d+)?", "of two axes, the last is axis 1; a mean over one axis has one"),
+    (".*", r"sign or not dropped: -1 -> 1( #\d+)?", "of two axes, the last is axis 1"),
+    (".*", r"arguments swapped: torch\.(minimum|maximum)\(.*", "the smaller of two has no order"),
+    ("value_loss|explained_variance", r"sides swapped: (values|near|R|V) - .*", "it is squared"),
+    ("best_of_n", r"sides swapped: values\[scores.argsort\(\)\] @ .*", "a product of two vectors has no order"),
+    ("completion_mask", r"another comparison: .* -> .* <= 0", "a count is never below 0"),
+    ("completion_mask", r"sides swapped: ends.cumsum\(1\) - .*", "0 is 0 with either sign"),
+    ("token_logprobs", r".*torch.zeros_like\(completion_ids\) -> .*", "what stands at padding is not read"),
+    (".*", r"lines swapped: (?!x ).*", "neither line reads what the other one makes"),
+    ("complete", r"method dropped: token.item\(\) -> token", "a tensor of one number compares as the number"),
+    ("pair_accuracy", r"method dropped: \(chosen > rejected\).double\(\) -> .*", "0.5 times a bool makes floats"),
+    ("best_baseline", r"another function: scores.square\(\).sum\(1\) -> .*mean\(1\)", "D cancels in the fraction"),
+    (".*", r"another correction: .*correction=1\)", "torch's default"),
+    ("gae", r"another function: torch.zeros_like\(values\) -> .*", "every number is written over"),
+    ("group_advantages", r"another comparison: .*amax.* <= .*", "the largest is never below the smallest"),
+    ("reinforce_loss|policy_loss|importance_ratio|kl_penalty", r"another number: 0.0 -> -?1.0( #\d+)?",
+     "padding, before it is masked again; of REINFORCE only the gradient counts"),
+    ("grpo_loss", r"argument dropped: clipped_surrogate\(ratio, advantages, mask, 0.2, 0.2\) -> .*",
+     "the package's default is 0.2, too"),
+    ("kl_penalty", r"one argument for the call: torch.where\(mask, ref_logprobs.detach\(\).*",
+     "aggregate chooses under the mask; the text asks for no gradient at padding of NaN"),
+    ("update", r"without with: with torch.no_grad\(\):", "package_loss detaches the reference"),
+]  # fmt: skip
+
+
+def is_same(step: str, name: str) -> bool:
+    """Whether a mutant is as right as the solution, by the table."""
+    return any(re.fullmatch(steps, step) and re.fullmatch(names, name) for steps, names, _ in SAME)
+
+
 Changes = Iterator[tuple[str, ast.AST]]  # an operator, and what it makes of a node
 
 OTHER = {
@@ -172,7 +217,8 @@ def _statements(body: list[ast.stmt]) -> Iterator[tuple[str, list[ast.stmt]]]:
         if isinstance(line, ast.For):
             once = [*line.body, ast.Break()]
             yield f"first round alone: {_short(line)}", [*body[:i], ast.For(line.target, line.iter, once, []), *body[i + 1 :]]  # fmt: skip
-        if i + 1 < len(body) and not isinstance(body[i + 1], ast.Return):
+        text = isinstance(line, ast.Expr) and _is_text(line.value)
+        if i + 1 < len(body) and not isinstance(body[i + 1], ast.Return) and not text:
             yield f"lines swapped: {_short(line)}", [*body[:i], body[i + 1], line, *body[i + 2 :]]
 
 
