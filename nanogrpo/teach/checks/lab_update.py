@@ -207,22 +207,23 @@ def _updated(
     sign: int = 1,
     own: bool = False,
     clear: bool = True,
+    first: float = 0.0,
     how: str = "sequence_mean",
 ) -> tuple[Tensor, list[float]]:
     """All weights after some updates, and the loss before each; or a mistake in the loop."""
     model, sampled, seen = copy.deepcopy(case.policy), case.sampled, []
     weights = list(model.parameters())
-    totals = [torch.zeros_like(p) for p in weights]
+    totals = [torch.full_like(p, first) for p in weights]
     batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
     ref, mask = token_logprobs(case.reference, *batch).detach(), sampled.completion_mask
-    for _ in range(case.updates):
+    for number in range(case.updates):
         logprobs = token_logprobs(model, *batch)
         old = logprobs.detach() if own else sampled.logprobs
         loss, _ = grpo_loss(logprobs, old, ref, case.advantages, mask, beta=case.beta, aggregation=how)
         seen.append(loss.item())
         with torch.no_grad():
             for p, total, grad in zip(weights, totals, torch.autograd.grad(loss, weights), strict=True):
-                total.mul_(0.0 if clear else 1.0).add_(grad)
+                total.mul_(0.0 if clear and number else 1.0).add_(grad)
                 p.sub_(sign * case.lr * total)
     return _flat(model), seen
 
@@ -240,6 +241,10 @@ def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
     )
     times = f"go through the batch num_updates = {updates} times."
     cleared = "The gradients of earlier updates are still there: optimizer.zero_grad() belongs into the loop."
+    stood = (
+        "The gradients that stood at the weights when update was called count in the first update: clear them "
+        "before backward, optimizer.zero_grad()."
+    )
     own = (
         "The old log-probs are made anew at each update, so the ratio is always 1: use those of sampling, "
         "rollout.logprobs."
@@ -259,6 +264,7 @@ def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
         (case, {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it is."),
         (case, {"clear": False}, cleared),
         (case, {"own": True}, own),
+        (case, {"first": 0.5}, stood),
         (case, {"how": "token_mean"}, tokens),
         (but(beta=0.0), {}, pull),
         (but(reference=case.policy), {}, pull),
@@ -315,7 +321,7 @@ def check_update(implementation: Callable, draw: Draw) -> None:
     fast = _rising(case)
     while fast is None:
         fast = _rising(_batch(draw, beta))
-    _check_updates(implementation, fast)
+    _check_updates(implementation, fast, stale=True)
 
 
 def _run_away(policy: GPT, weights: torch.Tensor) -> bool:
@@ -336,10 +342,12 @@ def _rising(case: Updates) -> Updates | None:
     return None
 
 
-def _check_updates(implementation: Callable, case: Updates) -> None:
+def _check_updates(implementation: Callable, case: Updates, stale: bool = False) -> None:
+    """Look at one call; ``stale``: gradients of an earlier batch stand at the weights."""
     policy, reference, sampled, *others, lr, updates = case
     (right, seen), start = _updated(case), _flat(policy)
-    student, kept = with_gradients(copy.deepcopy(policy)), copy.deepcopy(sampled)  # of an earlier batch
+    student, kept = copy.deepcopy(policy), copy.deepcopy(sampled)
+    student = with_gradients(student) if stale else student
     frozen = copy.deepcopy(reference).eval().requires_grad_(False)  # it may be frozen once more
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
