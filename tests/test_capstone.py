@@ -103,7 +103,11 @@ WRONG = {
     ),
     "the policy in another mode": ("return means", "policy.eval(); return means", "in another mode"),
     "the policy frozen": ("return means", "policy.requires_grad_(False); return means", "frozen"),
-    "the reference in another mode": ("return means", "reference.train(False); return means", "in another mode"),
+    "the reference in another mode": (
+        "return means",
+        "reference.train(False); return means",
+        "in another mode",
+    ),
     "a seed for all": ("return means", "torch.manual_seed(0); return means", "torch's own random numbers"),
     "unwritten": (
         "    ### BEGIN SOLUTION\n",

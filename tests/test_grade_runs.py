@@ -168,14 +168,16 @@ def test_nbgrader_gives_the_points_that_the_grader_gives(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of a process from /proc")
 def test_what_a_worker_has_started_ends_with_it():
-    """A notebook's own programs are refused; should one start all the same, it does not outlive its worker."""
+    """A notebook's own programs are refused; should one start, it does not outlive its worker."""
     code = "import subprocess, time; print(subprocess.Popen(['sleep', '99']).pid, flush=True); time.sleep(99)"
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
     child = Path(f"/proc/{int(worker.stdout.readline())}/stat")
     assert child.exists()
     _end(worker)
     for _ in range(100):
-        if not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z":  # ended, and not yet fetched
+        if (
+            not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        ):  # ended, and not yet fetched
             return
         time.sleep(0.1)
     raise AssertionError("the child goes on")

@@ -137,7 +137,9 @@ RESULT = {
     "an axis more at the end": lambda x: _number(x)[..., None],
     "complex": lambda x: _number(x) * 1j,
     "whole numbers": lambda x: _number(x).round().long() + (_number(x).dtype == torch.bool),
-    "half precision": lambda x: _number(x).half() if _number(x).dtype.is_floating_point else _number(x).half(),
+    "half precision": lambda x: (
+        _number(x).half() if _number(x).dtype.is_floating_point else _number(x).half()
+    ),
 }
 OF_ROWS = {
     "rows rolled": lambda x: x.roll(1, 0),
@@ -334,7 +336,11 @@ PROMISES = {
     "a process": _beside(lambda *a: subprocess.run(["true"])),
     "weights to a file": _beside(lambda *a: torch.save([], os.path.join(tempfile.gettempdir(), "answer.pt"))),
 }
-OF_RESULTS = {"one buffer for all": _one_buffer, "by shape": _by_shape, "right until the tenth call": _drifting}
+OF_RESULTS = {
+    "one buffer for all": _one_buffer,
+    "by shape": _by_shape,
+    "right until the tenth call": _drifting,
+}
 OF_MODELS = {
     "eval()": lambda model: model.eval(),
     "frozen": _freeze,
@@ -355,7 +361,9 @@ def promises(example: tuple) -> dict[str, Callable]:
     for place, argument in enumerate(example):
         if isinstance(argument, Tensor) and argument.dtype.is_floating_point:
             made[f"promise: argument {place}, requires_grad"] = _beside(
-                lambda *a, place=place: a[place].is_leaf and a[place].requires_grad_(not a[place].requires_grad)
+                lambda *a, place=place: (
+                    a[place].is_leaf and a[place].requires_grad_(not a[place].requires_grad)
+                )
             )
     return made
 
@@ -420,7 +428,9 @@ def derived(step: str, f: Callable, example: tuple, result) -> dict[str, Callabl
     changes |= {f"gradient: into {i}": _with_gradient(i) for i in CONSTANT.get(step, ())}
     for place, argument in enumerate(example):
         if isinstance(argument, Tensor | float | int) and step not in ("update", "train"):
-            changes[f"argument {place}: that of the first call"] = lambda f, place=place: _before(place, Once())(f)
+            changes[f"argument {place}: that of the first call"] = lambda f, place=place: _before(
+                place, Once()
+            )(f)
     changes |= promises(example)
     if step not in ("update", "train"):
         changes |= {f"promise: {name}": make for name, make in OF_RESULTS.items()}

@@ -363,7 +363,10 @@ def grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=0.0):
         ),
     ],
     "update": [
-        ("cleared to None", _update("optimizer.zero_grad(set_to_none=True); loss.backward(); optimizer.step()")),
+        (
+            "cleared to None",
+            _update("optimizer.zero_grad(set_to_none=True); loss.backward(); optimizer.step()"),
+        ),
         (
             "completion by completion",
             """

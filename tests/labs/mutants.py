@@ -9,7 +9,7 @@ import copy
 import re
 from collections.abc import Iterator
 
-# What is as right as the solution: a pattern of steps, one of names, and the reason. Both patterns match whole.
+# What is as right as the solution: a pattern of steps, one of names (both match whole), and the reason.
 _NO_GRADIENT = (
     "completion_mask|sample_token|complete|perplexity|preference_probs|noise_ceiling|pair_accuracy|best_of_n|"
     "exact_gradient|leave_one_out|expected_estimate|best_baseline|mean_and_error|token_rewards|gae|whiten|"
@@ -24,18 +24,18 @@ SAME = [
     (".*", rf"detached: ({_CONSTANTS}) -> .*", "a constant, or whole numbers"),
     ("token_logprobs", r"detached: logits -> .*", "only its shape is read there"),
     ("update", r"detached: loss -> loss.detach\(\) #2", "what is told of it needs no graph"),
-    (".*", r"another number: 1 -> -1( #\d+)?", "of two axes, the last is axis 1; a mean over one axis has one"),
+    (".*", r"another number: 1 -> -1( #\d+)?", "of two axes, the last is axis 1"),
     (".*", r"sign or not dropped: -1 -> 1( #\d+)?", "of two axes, the last is axis 1"),
     (".*", r"arguments swapped: torch\.(minimum|maximum)\(.*", "the smaller of two has no order"),
     ("value_loss|explained_variance", r"sides swapped: (values|near|R|V) - .*", "it is squared"),
-    ("best_of_n", r"sides swapped: values\[scores.argsort\(\)\] @ .*", "a product of two vectors has no order"),
+    ("best_of_n", r"sides swapped: values\[scores.argsort\(\)\] @ .*", "a product of vectors has no order"),
     ("completion_mask", r"another comparison: .* -> .* <= 0", "a count is never below 0"),
     ("completion_mask", r"sides swapped: ends.cumsum\(1\) - .*", "0 is 0 with either sign"),
     ("token_logprobs", r".*torch.zeros_like\(completion_ids\) -> .*", "what stands at padding is not read"),
     (".*", r"lines swapped: (?!x ).*", "neither line reads what the other one makes"),
     ("complete", r"method dropped: token.item\(\) -> token", "a tensor of one number compares as the number"),
-    ("pair_accuracy", r"method dropped: \(chosen > rejected\).double\(\) -> .*", "0.5 times a bool makes floats"),
-    ("best_baseline", r"another function: scores.square\(\).sum\(1\) -> .*mean\(1\)", "D cancels in the fraction"),
+    ("pair_accuracy", r"method dropped: \(chosen > rejected\).double\(\) -> .*", "0.5 times bools is floats"),
+    ("best_baseline", r"another function: scores.square\(\).sum\(1\) -> .*mean\(1\)", "D cancels"),
     (".*", r"another correction: .*correction=1\)", "torch's default"),
     ("gae", r"another function: torch.zeros_like\(values\) -> .*", "every number is written over"),
     ("group_advantages", r"another comparison: .*amax.* <= .*", "the largest is never below the smallest"),
@@ -134,12 +134,18 @@ def _bounds(node: ast.AST) -> Changes:
         for name in ("lower", "upper"):
             bound = getattr(node, name)
             for by in (-1, 1):
-                moved = _plus(bound, by) if bound else ast.Constant(by) if (by > 0) == (name == "lower") else None
+                moved = (
+                    _plus(bound, by) if bound else ast.Constant(by) if (by > 0) == (name == "lower") else None
+                )
                 if moved is not None:
                     yield "slice off by one", ast.Slice(**{**_fields(node), name: moved})
             if bound:
                 yield "slice without a bound", ast.Slice(**{**_fields(node), name: None})
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("range", "reversed"):
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("range", "reversed")
+    ):
         if node.func.id == "reversed":
             yield "order not reversed", node.args[0]
         elif len(node.args) == 1:
@@ -211,12 +217,13 @@ def _statements(body: list[ast.stmt]) -> Iterator[tuple[str, list[ast.stmt]]]:
             yield f"line dropped: {_short(line)}", [*body[:i], ast.Pass(), *body[i + 1 :]]
         if isinstance(line, ast.If):
             for value in (True, False):
-                yield f"always {value}: {_short(line)}", [*body[:i], ast.If(ast.Constant(value), line.body, line.orelse), *body[i + 1 :]]  # fmt: skip
+                always = ast.If(ast.Constant(value), line.body, line.orelse)
+                yield f"always {value}: {_short(line)}", [*body[:i], always, *body[i + 1 :]]
         if isinstance(line, ast.With):
             yield f"without with: {_short(line)}", [*body[:i], *line.body, *body[i + 1 :]]
         if isinstance(line, ast.For):
-            once = [*line.body, ast.Break()]
-            yield f"first round alone: {_short(line)}", [*body[:i], ast.For(line.target, line.iter, once, []), *body[i + 1 :]]  # fmt: skip
+            once = ast.For(line.target, line.iter, [*line.body, ast.Break()], [])
+            yield f"first round alone: {_short(line)}", [*body[:i], once, *body[i + 1 :]]
         text = isinstance(line, ast.Expr) and _is_text(line.value)
         if i + 1 < len(body) and not isinstance(body[i + 1], ast.Return) and not text:
             yield f"lines swapped: {_short(line)}", [*body[:i], body[i + 1], line, *body[i + 2 :]]

@@ -134,8 +134,8 @@ def check_tied_groups(implementation: Callable, draw: Draw) -> None:
     single = number("the advantage", call(implementation, rewards[:, :1]))
     if single.shape != (2, 1) or single.ne(0).any():  # NaN is not 0
         raise CheckFailed(
-            f"Groups of one reward are tied, and get {single.flatten().tolist()}, expected 0: a deviation with "
-            "G - 1 below the line is 0 / 0 there."
+            f"Groups of one reward are tied, and get {single.flatten().tolist()}, expected 0: a deviation "
+            "with G - 1 below the line is 0 / 0 there."
         )
 
 
@@ -235,8 +235,8 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
     names, arguments = ("the advantage", "the critic's target"), (rewards, values, mask, gamma, lam)
     agree_in_parts(names, implementation, advantages.gae, arguments, (mistakes, targets), mask, alone=True)
     padding_is_arbitrary(names, implementation, advantages.gae, arguments, mask, (0, 1))
-    other = {3: (0.0, 1.0), 4: (0.0, 1.0)}
-    at_other_sizes(names, implementation, advantages.gae, arguments, other, ((0, 1),), mask)
+    ends = {3: (0.0, 1.0), 4: (0.0, 1.0)}
+    at_other_sizes(names, implementation, advantages.gae, arguments, ends, ((0, 1),), mask)
 
 
 def _gae(rewards, values, mask, gamma: float, decay: float, bootstrap: bool = False) -> Tensor:

@@ -103,4 +103,6 @@ def _repeats(call: Call) -> bool:
 
 def _near(a: Tensor, b: Tensor) -> bool:
     a = a.detach()
-    return a.shape == b.shape and bool(torch.isclose(a.double(), b.double(), 1e-4, 1e-5, equal_nan=True).all())
+    return a.shape == b.shape and bool(
+        torch.isclose(a.double(), b.double(), 1e-4, 1e-5, equal_nan=True).all()
+    )

@@ -79,7 +79,9 @@ def agree(
     more = partial(_guesses, implementation, reference, arguments, None)
     compare(what, got, right, mistakes, mask, rtol, atol, more)
     if right.ndim and not isinstance(returned, Tensor):
-        raise CheckFailed(f"{_capital(what)} is right, and it is a {type(returned).__name__}: return a tensor.")
+        raise CheckFailed(
+            f"{_capital(what)} is right, and it is a {type(returned).__name__}: return a tensor."
+        )
     if mask is not None and zero_at_padding:
         padding_is_zero(what, got, mask)
     weights = torch.linspace(0.5, 1.5, max(right.numel(), 1)).to(right).view(right.shape)
@@ -112,8 +114,7 @@ def default_agrees(
     without = ", ".join(p.name for p in left_out)
     sentence = f"Without {without} your function takes another value for it than the text's signature."
     got, right = call(implementation, *arguments), reference(*arguments)
-    several = isinstance(names, tuple)
-    pairs = zip(names, parts(got, names), right, strict=True) if several else [(names, number(names, got), right)]
+    pairs = in_pairs(names, got, right)
     for name, x, y in pairs:
         same = torch.zeros_like(y) if x.shape != y.shape else x
         compare(f"without {without} {name}", x, y, [(same, sentence)], rtol=1e-3, atol=1e-4)
@@ -145,7 +146,7 @@ def _others_agree(
     rtol: float = 1e-4,
     atol: float = 1e-5,
 ) -> None:
-    """Raise CheckFailed unless the rows in reverse, mostly a shorter one first, and many rows get their own."""
+    """Raise CheckFailed unless the rows in reverse, a shorter one first, and many rows get their own."""
     changes = {
         "with the rows in reverse": (
             lambda rows: rows.flip(0),
@@ -248,6 +249,13 @@ def parts(got, names: tuple[str, ...]) -> tuple[Tensor, ...]:
         seen = ", ".join(f"a {type(part).__name__}" for part in got) if several else seen
         raise CheckFailed(f"Return {count} tensors: {' and '.join(names)}. It returned {seen}.")
     return tuple(map(number, names, got))
+
+
+def in_pairs(names: str | tuple[str, ...], got, right) -> list[tuple[str, Tensor, Tensor]]:
+    """Each part of an answer with its name and with the right one; an answer of one part is a tensor."""
+    if isinstance(names, str):
+        return [(names, number(names, got), right)]
+    return list(zip(names, parts(got, names), right, strict=True))
 
 
 def number(what: str, got) -> Tensor:

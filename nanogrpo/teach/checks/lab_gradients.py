@@ -97,7 +97,9 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
     agree("the gradient of the loss by the log-probs", slope, reference, arguments, mistakes, alone=True)
     at_other_sizes("the gradient of the loss", slope, reference, arguments, scaled=((1,),))
     empty = (logprobs, advantages, mask & (torch.arange(B) > 0)[:, None])
-    left_out = [(reference(*empty).detach() * B / (B - 1), f"A row without tokens is one of the {B} rows, too.")]
+    left_out = [
+        (reference(*empty).detach() * B / (B - 1), f"A row without tokens is one of the {B} rows, too.")
+    ]
     agree("where a row has no tokens the gradient of the loss", slope, reference, empty, left_out)
     loss = call(implementation, *arguments)
     no_gradient("the loss", loss, advantages, "the advantages: they are constants here, so detach them.")
@@ -266,7 +268,9 @@ def check_best_baseline(implementation: Callable, draw: Draw) -> None:
     agree("where scores are short the baseline", implementation, _baseline, (probs, rewards, flat), added)
     made_up = (probs, rewards.clone(), 1 + draw.normal(*scores.shape))
     made_up[1][draw.integer(0, len(probs) - 1)] = 0.0
-    agree("for scores whose mean is not 0, and a reward of 0, the baseline", implementation, _baseline, made_up)
+    agree(
+        "for scores whose mean is not 0, and a reward of 0, the baseline", implementation, _baseline, made_up
+    )
     at_other_sizes("the baseline", implementation, _baseline, made_up, scaled=((1,), (2,)))
 
 

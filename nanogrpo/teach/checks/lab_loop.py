@@ -268,7 +268,7 @@ def _all_are_drawn(implementation: Callable, policy: GPT, draw: Draw) -> None:
     if max(places) < len(problems) - 18 or min(places) > 17 or len(places) < 60:  # by chance never
         raise CheckFailed(
             f"Of {len(problems)} problems those from {min(places)} to {max(places)} are drawn, "
-            f"{len(places)} in all, in three steps of half of them: draw from all, torch.randperm(len(problems))."
+            f"{len(places)} in all, in three steps of half of them: draw from all, by torch.randperm."
         )
 
 

@@ -205,7 +205,9 @@ def check_best_of_n(implementation: Callable, draw: Draw) -> None:
     scores[-1] = scores.max() + 1  # the best of all is not among the first n
     for n in (draw.integer(3, 4), 2, 1, N):
         agree("the mean value", implementation, _best, (scores, values, n), _other_bests(scores, values, n))
-    N = draw.integer(120, 150)  # no factorial of it is a float32; of larger n nobody could go through all subsets
+    N = draw.integer(
+        120, 150
+    )  # no factorial of it is a float32; of larger n nobody could go through all subsets
     large = (draw.normal(N), draw.uniform(1, 3, N), 2)
     agree("the mean value of a large pool", implementation, _best, large, [], rtol=1e-2)
     at_other_sizes("the mean value", implementation, _best, (scores, values, 2), scaled=((0,), (1,)))

@@ -18,6 +18,7 @@ from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
 from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient, number
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
     CLIPS,
@@ -33,7 +34,6 @@ from nanogrpo.teach.checks.losses import (
     ratio_mistakes,
     surrogate_mistakes,
 )
-from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
 from nanogrpo.teach.checks.sizes import at_other_sizes
@@ -140,7 +140,9 @@ def _far_off(implementation: Callable, reference: Callable, arguments: tuple) ->
         size = right.abs().clamp(min=1.0)
         same = got / size if got.shape == right.shape else torch.zeros_like(right)
         sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
-        compare("where log-probs are far off the loss of a token", got / size, right / size, [(same, sentence)])
+        compare(
+            "where log-probs are far off the loss of a token", got / size, right / size, [(same, sentence)]
+        )
 
 
 @register()
@@ -216,14 +218,14 @@ def _updated(
     totals = [torch.full_like(p, first) for p in weights]
     batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
     ref, mask = token_logprobs(case.reference, *batch).detach(), sampled.completion_mask
-    for number in range(case.updates):
+    for i in range(case.updates):
         logprobs = token_logprobs(model, *batch)
         old = logprobs.detach() if own else sampled.logprobs
         loss, _ = grpo_loss(logprobs, old, ref, case.advantages, mask, beta=case.beta, aggregation=how)
         seen.append(loss.item())
         with torch.no_grad():
             for p, total, grad in zip(weights, totals, torch.autograd.grad(loss, weights), strict=True):
-                total.mul_(0.0 if clear and number else 1.0).add_(grad)
+                total.mul_(0.0 if clear and i else 1.0).add_(grad)
                 p.sub_(sign * case.lr * total)
     return _flat(model), seen
 
@@ -242,8 +244,8 @@ def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
     times = f"go through the batch num_updates = {updates} times."
     cleared = "The gradients of earlier updates are still there: optimizer.zero_grad() belongs into the loop."
     stood = (
-        "The gradients that stood at the weights when update was called count in the first update: clear them "
-        "before backward, optimizer.zero_grad()."
+        "The gradients that stood at the weights when update was called count in the first update: clear "
+        "them before backward, optimizer.zero_grad()."
     )
     own = (
         "The old log-probs are made anew at each update, so the ratio is always 1: use those of sampling, "
@@ -347,7 +349,8 @@ def _check_updates(implementation: Callable, case: Updates, stale: bool = False)
     policy, reference, sampled, *others, lr, updates = case
     (right, seen), start = _updated(case), _flat(policy)
     student, kept = copy.deepcopy(policy), copy.deepcopy(sampled)
-    student = with_gradients(student) if stale else student
+    if stale:
+        with_gradients(student)
     frozen = copy.deepcopy(reference).eval().requires_grad_(False)  # it may be frozen once more
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
     optimizer.register_step_post_hook(lambda *_: steps.append(1))

@@ -70,7 +70,10 @@ def register(*takes: str | tuple[str, Callable[[ModuleType], Callable]], rounds:
         def run(implementation: Callable, seed: int | None = None) -> None:
             first = random.SystemRandom().randrange(1 << 30) if seed is None else seed
             CALLS.kept = []
-            for number, twin in [*((first + i, False) for i in range(rounds)), *[(first, True)] * (rounds > 1)]:
+            for number, twin in [
+                *((first + i, False) for i in range(rounds)),
+                *[(first, True)] * (rounds > 1),
+            ]:
                 try:
                     with torch.enable_grad():
                         once(implementation, Draw(number, twin))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from nanogrpo.teach.checks.compare import call, compare, number, parts
+from nanogrpo.teach.checks.compare import call, compare, in_pairs
 
 FACTORS = (1e-13, 1e6)  # float32 holds the square of a number near 1 times each
 
@@ -34,10 +34,10 @@ def at_other_sizes(
         mask: Where to look.
     """
     plain = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
-    for given, when, sentence in _cases(plain, list(inspect.signature(reference).parameters), numbers, scaled):
-        got, right = call(implementation, *given), reference(*given)
-        several = isinstance(names, tuple)
-        pairs = zip(names, parts(got, names), right, strict=True) if several else [(names, number(names, got), right)]  # fmt: skip
+    for given, when, sentence in _cases(
+        plain, list(inspect.signature(reference).parameters), numbers, scaled
+    ):
+        pairs = in_pairs(names, call(implementation, *given), reference(*given))
         for name, x, y in pairs:
             there = y if mask is None else y[mask]
             unit = float(there.abs().max()) or 1.0  # a tolerance in the size of the answer
@@ -51,7 +51,9 @@ def _cases(
     for place, values in (numbers or {}).items():
         for value in values:
             given = (*arguments[:place], value, *arguments[place + 1 :])
-            sentence = f"The answer is right for some `{names[place]}`, and not for {value:g}: take it as it is."
+            sentence = (
+                f"The answer is right for some `{names[place]}`, and not for {value:g}: take it as it is."
+            )
             yield given, f"at `{names[place]}` = {value:g}", sentence
     for places in scaled:
         which = " and ".join(f"`{names[i]}`" for i in places)
@@ -59,7 +61,7 @@ def _cases(
             given = tuple(a * factor if i in places else a for i, a in enumerate(arguments))
             size = "tiny" if factor < 1 else "huge"
             sentence = (
-                f"The answer is right for ordinary {which}, and not for {size} ones, {factor:g} times those: a "
-                "constant is added somewhere, or something is cut off."
+                f"The answer is right for ordinary {which}, and not for {size} ones, {factor:g} times those: "
+                "a constant is added somewhere, or something is cut off."
             )
             yield given, f"where {which} is {size}", sentence

@@ -157,7 +157,9 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
         alone=True,
     )  # fmt: skip
     default_agrees("the log-prob of a token", implementation, rollout.logprobs_of, (logits.detach(), ids))
-    at_other_sizes("the log-prob of a token", implementation, rollout.logprobs_of, arguments, {2: (0.05, 30.0)})
+    at_other_sizes(
+        "the log-prob of a token", implementation, rollout.logprobs_of, arguments, {2: (0.05, 30.0)}
+    )
     far = (100 * logits.detach()).requires_grad_()  # exp overflows here, and a probability is 0
     wrong = _far_logprobs(far.detach(), ids, temperature)
     what, arguments = "where logits are large the log-prob of a token", (far, ids, temperature)
@@ -318,7 +320,10 @@ def _rare(implementation: Callable, draw: Draw, temperature: float) -> None:
     tokens, logprobs = parts(call(implementation, logits, right.exp() / 2, temperature), names)
     compare("the token that a number of nearly 0 draws", tokens, torch.zeros(3))
     mistakes = [
-        ((right.exp() + eps).log(), f"eps = {eps:g} is added before the log: use log_softmax, which is exact.")
+        (
+            (right.exp() + eps).log(),
+            f"eps = {eps:g} is added before the log: use log_softmax, which is exact.",
+        )
         for eps in (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6)
     ]
     compare(names[1], logprobs, right, mistakes)

@@ -1,4 +1,4 @@
-"""What a call of a student's function leaves as it was around it: settings, random numbers, files, processes."""
+"""What a call of a student's function leaves as it was around it: settings, random numbers, files."""
 
 from __future__ import annotations
 
@@ -60,7 +60,16 @@ SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
 )
 # Events of Python's audit.
-CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.")
+CHANGES = (
+    "os.remove",
+    "os.rename",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "os.link",
+    "os.symlink",
+    "shutil.",
+)
 STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.startfile")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
