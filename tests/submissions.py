@@ -235,7 +235,9 @@ RIGHT = {
     "a deaf loop beside the steps": lambda: insert(solved(), DEAF),
     "a dead process beside the steps": lambda: insert(solved(), "import os\nos._exit(0)"),
     "points edited": lambda: with_points(solved()),
-    "a child left behind": lambda: append(solved(), "import subprocess\nsubprocess.Popen(['sleep', '1000'])"),
+    "a program that may not start": lambda: append(
+        solved(), "import subprocess\nsubprocess.Popen(['sleep', '1000'])"
+    ),
     "an answer behind its own cell": lambda: moved(solved()),
 }
 

@@ -77,7 +77,7 @@ WRONG = {
         "0.0",
         "kl_of was called 0",
     ),
-    "nothing returned": ("return means", "return None", "Return a list"),
+    "nothing returned": ("return means", "return None", "is its return missing"),
     "the last reward": ("return means", "return means[-1]", "Return a list"),
     "the sum of rewards": ("rewards.mean().item()", "rewards.sum().item()", "Return a list"),
     "a prompt only": ("order[:P]", "order[:1] * P", "draws a prompt twice"),
@@ -101,6 +101,14 @@ WRONG = {
         "torch.arange(P)",
         "drew the same prompts",
     ),
+    "the policy in another mode": ("return means", "policy.eval(); return means", "in another mode"),
+    "the policy frozen": ("return means", "policy.requires_grad_(False); return means", "frozen"),
+    "the reference in another mode": (
+        "return means",
+        "reference.train(False); return means",
+        "in another mode",
+    ),
+    "a seed for all": ("return means", "torch.manual_seed(0); return means", "torch's own random numbers"),
     "unwritten": (
         "    ### BEGIN SOLUTION\n",
         "    raise NotImplementedError\n",

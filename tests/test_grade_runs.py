@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -9,7 +11,7 @@ import submissions as S
 from cheats import CHEATS, READING, answers_with, reading
 
 from nanogrpo.teach.grade.notebook import Lab, labs_in
-from nanogrpo.teach.grade.process import Options, grade
+from nanogrpo.teach.grade.process import Options, _end, grade
 
 SOURCES = S.ROOT / "book/labs/source"
 FAST = Options(seconds=8, memory=2)
@@ -162,3 +164,20 @@ def test_nbgrader_gives_the_points_that_the_grader_gives(tmp_path):
             kind: book.find_submission_notebook("lab1", "lab1", name).score for kind, name in students.items()
         }
     assert got == {kind: points for kind, (_, points) in expected.items()}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of a process from /proc")
+def test_what_a_worker_has_started_ends_with_it():
+    """A notebook's own programs are refused; should one start, it does not outlive its worker."""
+    code = "import subprocess, time; print(subprocess.Popen(['sleep', '99']).pid, flush=True); time.sleep(99)"
+    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    child = Path(f"/proc/{int(worker.stdout.readline())}/stat")
+    assert child.exists()
+    _end(worker)
+    for _ in range(100):
+        if (
+            not child.exists() or child.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        ):  # ended, and not yet fetched
+            return
+        time.sleep(0.1)
+    raise AssertionError("the child goes on")

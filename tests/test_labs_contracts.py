@@ -11,6 +11,7 @@ from labs.contracts import WRONG
 from labs.derived import SLOW, derived
 from labs.edges import WRONG as EDGES
 from labs.extremes import WRONG as EXTREMES
+from labs.mutants import SAME, is_same, mutants
 from test_labs import SOURCES, answers, prepared, run, steps
 
 from nanogrpo.teach import check
@@ -94,6 +95,30 @@ def test_each_broken_promise_fails_and_is_named(lab, step):
 @each_step
 def test_each_answer_that_is_derived_from_the_solution_fails_and_is_named(lab, step):
     must_fail(lab, step, by_hand(step) | mechanically(lab, step))
+
+
+def mutated(lab, step):
+    """The functions that mutants of a solution's text define, by name."""
+    for name, text in mutants(steps(lab)[step][0].source).items():
+        namespace = dict(solution(lab, step)[1])
+        exec(compile(text, name, "exec"), namespace)
+        yield name, namespace[step]
+
+
+@pytest.mark.slow
+@each_step
+def test_each_mutant_of_a_solution_fails_or_is_as_right(lab, step):
+    if step in SLOW:
+        pytest.skip("each of its mutants that gets through the first look trains for ten seconds")
+    passed = {name for name, answer in mutated(lab, step) if said(lab, step, answer) is None}
+    assert not [name for name in passed if not is_same(step, name)]
+
+
+def test_mutants_of_many_kinds_are_made_and_the_table_has_no_idle_row():
+    all = {(step, name) for lab, step in STEPS for name in mutants(steps(lab)[step][0].source)}
+    assert len(all) > 1000 and len({name.split(":")[0] for _, name in all}) > 20
+    for of, names, reason in SAME:
+        assert any(re.fullmatch(of, s) and re.fullmatch(names, name) for s, name in all), reason
 
 
 @pytest.mark.slow

@@ -5,8 +5,13 @@ nothing, each for a reason that it names.
 """
 
 import functools
+import os
+import random
+import subprocess
+import tempfile
 from collections.abc import Callable
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -54,6 +59,7 @@ SAME = {
         for name in ("noisy", "three digits")
     },
     ("exact_gradient", "arguments 1 and 0 swapped"): "they are multiplied",
+    ("complete", "promise: gradients off"): "its decorator, torch.no_grad, puts the mode back",
 }
 
 
@@ -130,6 +136,10 @@ RESULT = {
     "an axis more": lambda x: _number(x)[None],
     "an axis more at the end": lambda x: _number(x)[..., None],
     "complex": lambda x: _number(x) * 1j,
+    "whole numbers": lambda x: _number(x).round().long() + (_number(x).dtype == torch.bool),
+    "half precision": lambda x: (
+        _number(x).half() if _number(x).dtype.is_floating_point else _number(x).half()
+    ),
 }
 OF_ROWS = {
     "rows rolled": lambda x: x.roll(1, 0),
@@ -230,11 +240,141 @@ def _swapped(first: int, second: int) -> Callable:
     return make
 
 
+class Once:
+    """A value that changes only once: what the first call had."""
+
+    def __init__(self):
+        self.value = None
+
+    def __call__(self, x):
+        self.value = x if self.value is None else self.value
+        return self.value
+
+
+def _beside(act: Callable) -> Callable:
+    """Something is done beside the answer, before it."""
+
+    def make(f):
+        def wrong(*arguments, **options):
+            act(*arguments, *options.values())
+            return f(*arguments, **options)
+
+        return wrong
+
+    return make
+
+
+def _one_buffer(f: Callable) -> Callable:
+    """All answers of one shape are written to one tensor."""
+    kept: dict = {}
+
+    def wrong(*arguments, **options):
+        result = f(*arguments, **options)
+        first = result[0] if isinstance(result, tuple) else _number(result)
+        buffer = kept.setdefault(first.shape, torch.empty_like(first.detach()))
+        buffer.copy_(first.detach())
+        return (buffer, *result[1:]) if isinstance(result, tuple) else buffer
+
+    return wrong
+
+
+def _by_shape(f: Callable) -> Callable:
+    """The first answer to arguments of some shapes is that to all others of these shapes."""
+    kept: dict = {}
+
+    def wrong(*arguments, **options):
+        shapes = tuple(a.shape if isinstance(a, Tensor) else type(a) for a in arguments)
+        if shapes not in kept:
+            kept[shapes] = f(*arguments, **options)
+        return kept[shapes]
+
+    return wrong
+
+
+def _drifting(f: Callable) -> Callable:
+    """Right until the tenth call."""
+    calls: list = []
+
+    def wrong(*arguments, **options):
+        calls.append(1)
+        result = f(*arguments, **options)
+        return _over(result, lambda x: _number(x) + 1) if len(calls) > 9 else result
+
+    return wrong
+
+
+def _write(*arguments):
+    with open(os.path.join(tempfile.gettempdir(), "answer.txt"), "w", encoding="utf-8") as file:
+        file.write("an answer")
+
+
+def _of_models(act: Callable) -> Callable:
+    def on_all(*arguments):
+        for model in [a for a in arguments if isinstance(a, torch.nn.Module)]:
+            act(model)
+
+    return on_all
+
+
+def _freeze(model):
+    model.requires_grad_(False)
+
+
+# What every answer keeps, says each lab's text, broken one promise at a time.
+PROMISES = {
+    "torch is seeded": _beside(lambda *a: torch.manual_seed(0)),
+    "a number is drawn from torch": _beside(lambda *a: torch.rand(1)),
+    "Python's random is seeded": _beside(lambda *a: random.seed(0)),
+    "numpy is seeded": _beside(lambda *a: numpy.random.seed(0)),
+    "default type": _beside(lambda *a: torch.set_default_dtype(torch.float64)),
+    "gradients off": _beside(lambda *a: torch.set_grad_enabled(False)),
+    "threads": _beside(lambda *a: torch.set_num_threads(torch.get_num_threads() + 1)),
+    "anomaly mode": _beside(lambda *a: torch.autograd.set_detect_anomaly(True)),
+    "print options": _beside(lambda *a: torch.set_printoptions(precision=2)),
+    "environment": _beside(lambda *a: os.environ.update(ANSWER="1")),
+    "a file": _beside(_write),
+    "a process": _beside(lambda *a: subprocess.run(["true"])),
+    "weights to a file": _beside(lambda *a: torch.save([], os.path.join(tempfile.gettempdir(), "answer.pt"))),
+}
+OF_RESULTS = {
+    "one buffer for all": _one_buffer,
+    "by shape": _by_shape,
+    "right until the tenth call": _drifting,
+}
+OF_MODELS = {
+    "eval()": lambda model: model.eval(),
+    "frozen": _freeze,
+    "a hook": lambda model: model.register_forward_hook(lambda *a: None),
+    "gradients cleared": lambda model: model.zero_grad(),
+    "another mode": lambda model: model.train(not model.training),
+    "another trainable": lambda model: next(model.parameters()).requires_grad_(
+        not next(model.parameters()).requires_grad
+    ),
+}
+
+
+def promises(example: tuple) -> dict[str, Callable]:
+    """Right answers that break a promise of all steps."""
+    made = {f"promise: {name}": make for name, make in PROMISES.items()}
+    if any(isinstance(a, torch.nn.Module) for a in example):
+        made |= {f"promise: model, {name}": _beside(_of_models(act)) for name, act in OF_MODELS.items()}
+    for place, argument in enumerate(example):
+        if isinstance(argument, Tensor) and argument.dtype.is_floating_point:
+            made[f"promise: argument {place}, requires_grad"] = _beside(
+                lambda *a, place=place: (
+                    a[place].is_leaf and a[place].requires_grad_(not a[place].requires_grad)
+                )
+            )
+    return made
+
+
 def derived(step: str, f: Callable, example: tuple, result) -> dict[str, Callable]:
     """Wrong answers by what is changed; ``example`` are arguments of one call, ``result`` what it gives."""
     first = result[0] if isinstance(result, tuple) else result
     changes = {f"result: {name}": _after(change) for name, change in RESULT.items()}
     if isinstance(first, Tensor) and first.ndim:
+        changes["result: a list"] = _after(lambda x: x.tolist())
+        changes["result: of numpy"] = _after(lambda x: x.detach().numpy())
         changes |= {f"result: {name}": _after(change) for name, change in OF_ROWS.items()}
     changes |= {f"result: {name}": _instead(value) for name, value in NONSENSE.items()}
     changes["result: that of the first call"] = _frozen
@@ -286,4 +426,12 @@ def derived(step: str, f: Callable, example: tuple, result) -> dict[str, Callabl
         changes["gradient: reversed"] = _scaled_gradient(-1.0)
         changes |= {f"gradient: none into {i}": _before(i, lambda x: x.detach()) for i in TRAINED[step]}
     changes |= {f"gradient: into {i}": _with_gradient(i) for i in CONSTANT.get(step, ())}
+    for place, argument in enumerate(example):
+        if isinstance(argument, Tensor | float | int) and step not in ("update", "train"):
+            changes[f"argument {place}: that of the first call"] = lambda f, place=place: _before(
+                place, Once()
+            )(f)
+    changes |= promises(example)
+    if step not in ("update", "train"):
+        changes |= {f"promise: {name}": make for name, make in OF_RESULTS.items()}
     return {name: functools.wraps(f)(make(f)) for name, make in changes.items() if (step, name) not in SAME}

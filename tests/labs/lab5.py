@@ -193,6 +193,11 @@ WRONG = {
     "update": [
         ("no step", "have not moved", _update("optimizer.zero_grad(); loss.backward()")),
         ("gradients kept", "zero_grad", _update("loss.backward(); optimizer.step()")),
+        (
+            "cleared after the step",
+            "stood at the weights",
+            _update("loss.backward(); optimizer.step(); optimizer.zero_grad()"),
+        ),
         ("ascent", "you ascend", _update("optimizer.zero_grad(); (-loss).backward(); optimizer.step()")),
         (
             "cleared too late",
@@ -358,7 +363,10 @@ def grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=0.0):
         ),
     ],
     "update": [
-        ("cleared after the step", _update("loss.backward(); optimizer.step(); optimizer.zero_grad()")),
+        (
+            "cleared to None",
+            _update("optimizer.zero_grad(set_to_none=True); loss.backward(); optimizer.step()"),
+        ),
         (
             "completion by completion",
             """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from nanogrpo.teach.capstone.draws import check_draws
 from nanogrpo.teach.capstone.words import WordTask, race, reversing, weak_policy
 from nanogrpo.teach.check import CheckFailed
-from nanogrpo.teach.checks.compare import listed
+from nanogrpo.teach.checks.compare import call, listed
 
 REACHED = 0.8  # held-out success that a loop must reach
 UPDATES, BETA = 3, 0.5  # of each of the two steps that are looked at
@@ -36,7 +37,7 @@ def check_learn(learn: Callable, pieces: tuple[Callable, ...], seed: int | None 
         CheckFailed: The message says what is wrong.
     """
     seed = random.SystemRandom().randrange(1 << 20) if seed is None else seed
-    task = reversing(seed)
+    task, learn = reversing(seed), partial(call, learn)  # what every answer keeps is looked at, too
     try:
         _look(learn, pieces, task, seed)
         check_draws(learn, task, weak_policy(task, seed), seed)

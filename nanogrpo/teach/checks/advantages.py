@@ -12,6 +12,7 @@ from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, compare, 
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 
 def _rewards(draw: Draw) -> Tensor:
@@ -179,6 +180,7 @@ def check_leave_one_out(implementation: Callable, draw: Draw) -> None:
     agree("the advantage", implementation, advantages.leave_one_out, (some,), [(2 * some - 1, equal)])
     pair = r[:, :2]
     compare("the advantage in groups of two", call(implementation, pair), pair - pair.flip(1))
+    at_other_sizes("the advantage", implementation, advantages.leave_one_out, (r,), scaled=((0,),))
 
 
 @register("advantages.gae")
@@ -227,6 +229,8 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
     names, arguments = ("the advantage", "the critic's target"), (rewards, values, mask, gamma, lam)
     agree_in_parts(names, implementation, advantages.gae, arguments, (mistakes, targets), mask, alone=True)
     padding_is_arbitrary(names, implementation, advantages.gae, arguments, mask, (0, 1))
+    ends = {3: (0.0, 1.0), 4: (0.0, 1.0)}
+    at_other_sizes(names, implementation, advantages.gae, arguments, ends, ((0, 1),), mask)
 
 
 def _gae(rewards, values, mask, gamma: float, decay: float, bootstrap: bool = False) -> Tensor:
@@ -308,3 +312,5 @@ def check_token_rewards(implementation: Callable, draw: Draw) -> None:
     arguments, right = (scores, mask, kl, beta), advantages.token_rewards
     agree("the reward of a token", implementation, right, arguments, mistakes, alone=True)
     padding_is_arbitrary("the reward of a token", implementation, right, arguments, mask, [2])
+    other = {3: (0.0, 4.0)}
+    at_other_sizes("the reward of a token", implementation, right, arguments, other, ((0,), (0, 2)), mask)

@@ -16,16 +16,18 @@ import torch
 from torch import Tensor
 
 from nanogrpo.teach.checks import explain, keep
+from nanogrpo.teach.checks.again import CALLS
 from nanogrpo.teach.checks.registry import CheckFailed
 
+MANY = 50  # times that the rows of a case are repeated
 Mistakes = Iterable[tuple[Tensor, str]]  # a wrong answer, and what makes it
 
 
 def call(function: Callable, *arguments, **options):
     """Call an implementation; what it raises, and what it changes, are failures of the check."""
-    unchanged = keep.watch([*arguments, *options.values()])
     try:
-        result = function(*arguments, **options)
+        with keep.watch([*arguments, *options.values()]):
+            result = function(*arguments, **options)
     except CheckFailed:
         raise
     except NotImplementedError as error:
@@ -35,9 +37,9 @@ def call(function: Callable, *arguments, **options):
             f"It stopped with {type(error).__name__}: {_told(error)}. It was called with "
             f"{', '.join(map(_describe, [*arguments, *options.values()]))}."
         ) from error
-    unchanged()
     if result is None:
         raise CheckFailed("Your function returns None: is its return missing?")
+    CALLS.note(function, arguments, options, result)
     return result
 
 
@@ -67,14 +69,19 @@ def agree(
         zero_at_padding: Or zero, there.
         trained: Places of the arguments whose gradients are compared.
         constants: Places of arguments that must not get a gradient, and what to say of each.
-        alone: Look also at the first row alone, where an axis of length 1 is easily lost, and at the rows in
-            reverse, so that the first is not the longest.
+        alone: Look also at the first row alone, where an axis of length 1 is easily lost, at the rows in
+            reverse, so that the first is not the longest, and at many rows.
         rtol: Of the numbers.
         atol: Of the numbers.
     """
-    got, right = number(what, call(implementation, *arguments)), reference(*arguments)
+    returned, right = call(implementation, *arguments), reference(*arguments)
+    got = number(what, returned)
     more = partial(_guesses, implementation, reference, arguments, None)
     compare(what, got, right, mistakes, mask, rtol, atol, more)
+    if right.ndim and not isinstance(returned, Tensor):
+        raise CheckFailed(
+            f"{_capital(what)} is right, and it is a {type(returned).__name__}: return a tensor."
+        )
     if mask is not None and zero_at_padding:
         padding_is_zero(what, got, mask)
     weights = torch.linspace(0.5, 1.5, max(right.numel(), 1)).to(right).view(right.shape)
@@ -90,8 +97,27 @@ def agree(
         no_gradient(what, got, arguments[i], why)
     if alone:
         _first_row_agrees((what,), implementation, reference, arguments, rtol, atol)
-        _reversed_agrees((what,), implementation, reference, arguments, mask, rtol, atol)
+        _others_agree((what,), implementation, reference, arguments, mask, rtol, atol)
     return got
+
+
+def default_agrees(
+    names: str | tuple[str, ...], implementation: Callable, reference: Callable, arguments: tuple
+) -> None:
+    """Raise CheckFailed if an argument may be left out, and what is taken for it is not the reference's."""
+    try:
+        left_out = list(inspect.signature(implementation).parameters.values())[len(arguments) :]
+    except (TypeError, ValueError):
+        return
+    if not left_out or any(p.default is p.empty or p.kind is p.VAR_KEYWORD for p in left_out):
+        return
+    without = ", ".join(p.name for p in left_out)
+    sentence = f"Without {without} your function takes another value for it than the text's signature."
+    got, right = call(implementation, *arguments), reference(*arguments)
+    pairs = in_pairs(names, got, right)
+    for name, x, y in pairs:
+        same = torch.zeros_like(y) if x.shape != y.shape else x
+        compare(f"without {without} {name}", x, y, [(same, sentence)], rtol=1e-3, atol=1e-4)
 
 
 def _first_row_agrees(
@@ -111,7 +137,7 @@ def _first_row_agrees(
         compare(f"for one row alone {name}", x, y, rtol=rtol, atol=atol)
 
 
-def _reversed_agrees(
+def _others_agree(
     names: tuple[str, ...],
     implementation: Callable,
     reference: Callable,
@@ -120,17 +146,26 @@ def _reversed_agrees(
     rtol: float = 1e-4,
     atol: float = 1e-5,
 ) -> None:
-    """Raise CheckFailed unless the rows in reverse, the last and mostly shorter one first, get their own."""
-    given = _of_rows(arguments, lambda rows: rows.flip(0))
-    got, right = call(implementation, *given), reference(*given)
+    """Raise CheckFailed unless the rows in reverse, a shorter one first, and many rows get their own."""
+    changes = {
+        "with the rows in reverse": (
+            lambda rows: rows.flip(0),
+            "An answer depends on which row comes first: each row has its own.",
+        ),
+        "with many rows": (
+            lambda rows: torch.cat([rows] * MANY),
+            "The function is right for few rows, and not for many: it takes their number from the arguments.",
+        ),
+    }
     several = len(names) > 1
-    got, right = (parts(got, names), right) if several else ((number(names[0], got),), (right,))
-    for name, x, y in zip(names, got, right, strict=True):
-        where = None if mask is None else mask.flip(0)
-        what = f"with the rows in reverse {name}"
-        same = torch.zeros_like(y) if x.shape != y.shape else x
-        sentence = "An answer depends on which row comes first: each row has its own."
-        compare(what, x, y, [(same, sentence)], where, rtol, atol)
+    for when, (change, sentence) in changes.items():
+        given = _of_rows(arguments, change)
+        got, right = call(implementation, *given), reference(*given)
+        got, right = (parts(got, names), right) if several else ((number(names[0], got),), (right,))
+        for name, x, y in zip(names, got, right, strict=True):
+            where = None if mask is None else change(mask)
+            same = torch.zeros_like(y) if x.shape != y.shape else x
+            compare(f"{when} {name}", x, y, [(same, sentence)], where, rtol, atol)
 
 
 def _of_rows(arguments: tuple, change: Callable[[Tensor], Tensor]) -> tuple:
@@ -163,7 +198,7 @@ def agree_in_parts(
             padding_is_zero(name, got[i], mask)
     if alone:
         _first_row_agrees(what, implementation, reference, arguments, atol=atol)
-        _reversed_agrees(what, implementation, reference, arguments, mask, atol=atol)
+        _others_agree(what, implementation, reference, arguments, mask, atol=atol)
 
 
 def _guesses(
@@ -216,6 +251,13 @@ def parts(got, names: tuple[str, ...]) -> tuple[Tensor, ...]:
     return tuple(map(number, names, got))
 
 
+def in_pairs(names: str | tuple[str, ...], got, right) -> list[tuple[str, Tensor, Tensor]]:
+    """Each part of an answer with its name and with the right one; an answer of one part is a tensor."""
+    if isinstance(names, str):
+        return [(names, number(names, got), right)]
+    return list(zip(names, parts(got, names), right, strict=True))
+
+
 def number(what: str, got) -> Tensor:
     """What an implementation returned, as a tensor; a number or a list will do."""
     try:
@@ -226,6 +268,8 @@ def number(what: str, got) -> Tensor:
         raise CheckFailed(f"{_capital(what)} is {article} {kind}, expected a tensor.") from error
     if got.is_complex():
         raise CheckFailed(f"{_capital(what)} is complex, {got.dtype}: real numbers are asked for.")
+    if got.is_floating_point() and torch.finfo(got.dtype).bits < 32:
+        raise CheckFailed(f"{_capital(what)} is of {got.dtype}, which has three digits: leave it in float32.")
     if got.is_nested or got.is_quantized or got.layout != torch.strided:
         raise CheckFailed(f"{_capital(what)} is no plain tensor: no sparse, quantized or nested one.")
     if got.device.type != "cpu":

@@ -9,22 +9,30 @@ from nanogrpo.model import GPT, GPTConfig
 
 
 class Draw:
-    """Random inputs of one round, all from one seed, of torch's default number type."""
+    """Random inputs of one round, all from one seed, of torch's default number type.
 
-    def __init__(self, seed: int):
-        self.generator = torch.Generator().manual_seed(seed)
+    Args:
+        seed: Of all of them.
+        twin: The numbers of each tensor stand in the reverse order: the same shapes, and other numbers.
+    """
+
+    def __init__(self, seed: int, twin: bool = False):
+        self.generator, self.twin = torch.Generator().manual_seed(seed), twin
+
+    def _ordered(self, numbers: Tensor) -> Tensor:
+        return numbers.flatten().flip(0).view(numbers.shape) if self.twin else numbers
 
     def normal(self, *shape: int) -> Tensor:
         """Normal numbers."""
-        return torch.randn(*shape, generator=self.generator)
+        return self._ordered(torch.randn(*shape, generator=self.generator))
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Uniform numbers."""
-        return low + (high - low) * torch.rand(*shape, generator=self.generator)
+        return self._ordered(low + (high - low) * torch.rand(*shape, generator=self.generator))
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Whole numbers from ``low`` to ``high``, both included."""
-        return torch.randint(low, high + 1, shape, generator=self.generator)
+        return self._ordered(torch.randint(low, high + 1, shape, generator=self.generator))
 
     def integer(self, low: int, high: int) -> int:
         """One of them."""

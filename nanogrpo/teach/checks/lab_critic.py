@@ -12,6 +12,7 @@ from nanogrpo.teach.checks.compare import agree
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 MOMENTS = (
     "The mean of the squares less the square of the mean has lost its digits: both are large here, and their "
@@ -73,6 +74,8 @@ def check_whiten(implementation: Callable, draw: Draw) -> None:
         "where the mean is large the whitened advantage", implementation, advantages.whiten,
         (high, mask, eps), [(lost, MOMENTS)], mask, True, rtol=5e-3, atol=5e-3,
     )  # fmt: skip
+    what, numbers = "the whitened advantage", {2: (0.0, 3.0)}
+    at_other_sizes(what, implementation, advantages.whiten, arguments, numbers, ((0,),), mask)
 
 
 def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
@@ -171,3 +174,4 @@ def _hard_to_explain(implementation: Callable, values: Tensor, returns: Tensor, 
     added = "is added to a variance: in a small unit of the reward it counts, and the share has no unit."
     mistakes = [(1 - error / (spread + eps), f"{eps:g} {added}") for eps in (1e-12, 1e-8, 1e-6, 1e-5, 1e-4)]
     agree(f"where returns are small {what}", implementation, _explained_variance, small, mistakes)
+    at_other_sizes(what, implementation, _explained_variance, (values, returns, mask), scaled=((0, 1),))

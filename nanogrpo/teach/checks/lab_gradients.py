@@ -21,6 +21,7 @@ from nanogrpo.teach.checks.compare import (
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.padding import not_reached, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 
 @register()
@@ -94,6 +95,12 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
 
     arguments = (logprobs.requires_grad_(), advantages, mask)
     agree("the gradient of the loss by the log-probs", slope, reference, arguments, mistakes, alone=True)
+    at_other_sizes("the gradient of the loss", slope, reference, arguments, scaled=((1,),))
+    empty = (logprobs, advantages, mask & (torch.arange(B) > 0)[:, None])
+    left_out = [
+        (reference(*empty).detach() * B / (B - 1), f"A row without tokens is one of the {B} rows, too.")
+    ]
+    agree("where a row has no tokens the gradient of the loss", slope, reference, empty, left_out)
     loss = call(implementation, *arguments)
     no_gradient("the loss", loss, advantages, "the advantages: they are constants here, so detach them.")
     leaf = soiled(logprobs, mask)
@@ -148,6 +155,10 @@ def check_exact_gradient(implementation: Callable, draw: Draw) -> None:
     ]
     agree("the gradient", implementation, _exact, (probs, rewards, scores), mistakes)
     agree("for one parameter alone the gradient", implementation, _exact, (probs, rewards, scores[:, :1]))
+    unpaid = (probs, rewards.clone(), scores)  # the mean score stays 0, so any baseline may be taken off
+    unpaid[1][draw.integer(0, N - 1)] = 0.0
+    agree("for a completion whose reward is 0 the gradient", implementation, _exact, unpaid)
+    at_other_sizes("the gradient", implementation, _exact, unpaid, scaled=((1,), (2,)))
 
 
 def _expected(probs: Tensor, estimates: Tensor) -> Tensor:
@@ -199,6 +210,7 @@ def check_expected_estimate(implementation: Callable, draw: Draw) -> None:
     agree("the expectation", implementation, _expected, (probs, estimates), mistakes)
     single = (probs, estimates[..., :1])
     agree("for one parameter alone the expectation", implementation, _expected, single)
+    at_other_sizes("the expectation", implementation, _expected, (probs, estimates), scaled=((1,),))
 
 
 def _baseline(probs: Tensor, rewards: Tensor, scores: Tensor) -> Tensor:
@@ -254,6 +266,12 @@ def check_best_baseline(implementation: Callable, draw: Draw) -> None:
         for eps in (1e-12, 1e-10, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)
     ]
     agree("where scores are short the baseline", implementation, _baseline, (probs, rewards, flat), added)
+    made_up = (probs, rewards.clone(), 1 + draw.normal(*scores.shape))
+    made_up[1][draw.integer(0, len(probs) - 1)] = 0.0
+    agree(
+        "for scores whose mean is not 0, and a reward of 0, the baseline", implementation, _baseline, made_up
+    )
+    at_other_sizes("the baseline", implementation, _baseline, made_up, scaled=((1,), (2,)))
 
 
 def _mean_and_error(estimates: Tensor) -> tuple[Tensor, Tensor]:
@@ -322,6 +340,7 @@ def check_mean_and_error(implementation: Callable, draw: Draw) -> None:
 def _hard_to_measure(implementation: Callable, estimates: Tensor) -> None:
     """A mean that is large against the spread, and a small spread."""
     names = ("the mean", "the standard error")
+    at_other_sizes(names, implementation, _mean_and_error, (estimates,), scaled=((0,),))
     M, high, small = len(estimates), estimates + 3000, 1e-4 * estimates
     moments = (high.square().mean(0) - high.mean(0) ** 2).clamp(min=0)
     lost = [

@@ -245,10 +245,30 @@ def _check_chance(implementation: Callable, draw: Draw) -> None:
             f"Where all groups are tied, update was called {len(updates)} times in two runs of two steps: "
             "call it in each step. Without advantages the pull to the reference still counts."
         )
+    _all_are_drawn(implementation, policy, draw)
     if seen[:2] == seen[2:]:
         raise CheckFailed(
             "Two runs from two generators sampled the same completions: hand generator to sample. All chance "
             "comes from there."
+        )
+
+
+def _all_are_drawn(implementation: Callable, policy: GPT, draw: Draw) -> None:
+    """Of 90 problems each part is drawn from: none stands too far back."""
+    task, drawn = Addition(1, held_out=10), set()
+    problems = task.split()[0]
+    config = GRPOConfig(max_new_tokens=task.max_new_tokens, group_size=2, prompts_per_step=45, max_steps=3)
+
+    def reward(prompts, completions, **columns) -> list[float]:
+        drawn.update(prompts)
+        return [float(i % 2) for i in range(len(prompts))]
+
+    call(implementation, policy, task.tokenizer, problems, reward, lambda *_: None, config, draw.generator)
+    places = [i for i, row in enumerate(problems) if row["prompt"] in drawn]
+    if max(places) < len(problems) - 18 or min(places) > 17 or len(places) < 60:  # by chance never
+        raise CheckFailed(
+            f"Of {len(problems)} problems those from {min(places)} to {max(places)} are drawn, "
+            f"{len(places)} in all, in three steps of half of them: draw from all, by torch.randperm."
         )
 
 

@@ -12,7 +12,7 @@ from nanogrpo import rollout
 from nanogrpo.model import GPT
 from nanogrpo.teach.checks.compare import agree, call, compare, parts
 from nanogrpo.teach.checks.draw import Draw
-from nanogrpo.teach.checks.keep import with_gradients
+from nanogrpo.teach.checks.keep import freeze_some, with_gradients
 from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
 
@@ -40,6 +40,7 @@ def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[Arguments,
         prompt[0] = eos  # an end that was not sampled ends nothing
         model.head.weight.mul_(0.3)  # varied samples
         with_gradients(model.train(bool(draw.integer(0, 1))))  # all of it stays
+        freeze_some(model)
         for _ in range(10):
             uniforms = draw.uniform(0.02, 1, N)
             loop = _complete(model, prompt, uniforms)

@@ -16,10 +16,12 @@ from nanogrpo import rollout as rollouts
 from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient
+from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient, number
 from nanogrpo.teach.checks.draw import Draw
+from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
+    CLIPS,
     OLD,
     check_penalty,
     clip_case,
@@ -34,6 +36,7 @@ from nanogrpo.teach.checks.losses import (
 )
 from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
     "through the graph a second time": "backward runs twice through one graph: the log-probs belong inside "
@@ -77,6 +80,11 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
     ]
     # the largest: 0.0079 and 0.032
     compare("the advantage", call(implementation, tiny), wanted, tied, rtol=0.05, atol=1e-3)
+    near = torch.tensor([[-1.0, 1.0, 5e-4, -5e-4], [2.0, 0.0, 1.0003, 0.9997]])
+    wanted = advantages.group_advantages(near)
+    silent = torch.where(wanted.abs() < 1e-2, 0.0, wanted)
+    cut = "A small advantage is set to 0: only a group whose rewards are all equal is silent."
+    compare("the advantage near the group's mean", call(implementation, near), wanted, [(silent, cut)])
 
 
 @register()
@@ -117,6 +125,20 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
         trained=0,
         zero_gradient=True,
     )
+    _far_off(implementation, reference, arguments)
+    clips = {place + 1: values for place, values in CLIPS.items()}
+    at_other_sizes("the loss of a token", implementation, reference, arguments, clips, ((2,),), mask)
+
+
+def _far_off(implementation: Callable, reference: Callable, arguments: tuple) -> None:
+    """Tokens whose probability has changed by many orders."""
+    logprobs, old, A, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
+    given = (logprobs + 12.0, old, A, *others)
+    got, right = number("the loss", call(implementation, *given)), reference(*given)
+    size = right.abs().clamp(min=1.0)
+    same = got / size if got.shape == right.shape else torch.zeros_like(right)
+    sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
+    compare("where log-probs are far off the loss of a token", got / size, right / size, [(same, sentence)])
 
 
 @register()
@@ -140,7 +162,8 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     mistakes = loss_mistakes(importance_ratio(logprobs, old, mask).detach(), A[:, None].expand_as(mask), mask)
     agree("the loss without KL (beta = 0)", loss, right, batch, mistakes, trained=(0,))
     beta = draw.uniform(0.5, 2, 1).item()
-    check_penalty(implementation, batch, beta, how)
+    for times in (1, 0.02, 8):
+        check_penalty(implementation, batch, times * beta, how)
     ref = batch[2].clone().requires_grad_()
     loss_of_ref = number_alone(call(implementation, *batch[:2], ref, *batch[3:], beta=beta))
     no_gradient("the loss", loss_of_ref, ref, REFERENCE)
@@ -182,22 +205,23 @@ def _updated(
     sign: int = 1,
     own: bool = False,
     clear: bool = True,
+    first: float = 0.0,
     how: str = "sequence_mean",
 ) -> tuple[Tensor, list[float]]:
     """All weights after some updates, and the loss before each; or a mistake in the loop."""
     model, sampled, seen = copy.deepcopy(case.policy), case.sampled, []
     weights = list(model.parameters())
-    totals = [torch.zeros_like(p) for p in weights]
+    totals = [torch.full_like(p, first) for p in weights]
     batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
     ref, mask = token_logprobs(case.reference, *batch).detach(), sampled.completion_mask
-    for _ in range(case.updates):
+    for i in range(case.updates):
         logprobs = token_logprobs(model, *batch)
         old = logprobs.detach() if own else sampled.logprobs
         loss, _ = grpo_loss(logprobs, old, ref, case.advantages, mask, beta=case.beta, aggregation=how)
         seen.append(loss.item())
         with torch.no_grad():
             for p, total, grad in zip(weights, totals, torch.autograd.grad(loss, weights), strict=True):
-                total.mul_(0.0 if clear else 1.0).add_(grad)
+                total.mul_(0.0 if clear and i else 1.0).add_(grad)
                 p.sub_(sign * case.lr * total)
     return _flat(model), seen
 
@@ -215,6 +239,10 @@ def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
     )
     times = f"go through the batch num_updates = {updates} times."
     cleared = "The gradients of earlier updates are still there: optimizer.zero_grad() belongs into the loop."
+    stood = (
+        "The gradients that stood at the weights when update was called count in the first update: clear "
+        "them before backward, optimizer.zero_grad()."
+    )
     own = (
         "The old log-probs are made anew at each update, so the ratio is always 1: use those of sampling, "
         "rollout.logprobs."
@@ -234,6 +262,7 @@ def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
         (case, {"sign": -1}, "The loss goes up: you ascend. Call backward on the loss as it is."),
         (case, {"clear": False}, cleared),
         (case, {"own": True}, own),
+        (case, {"first": 0.5}, stood),
         (case, {"how": "token_mean"}, tokens),
         (but(beta=0.0), {}, pull),
         (but(reference=case.policy), {}, pull),
@@ -261,6 +290,8 @@ def _batch(draw: Draw, beta: float) -> Updates:
     )  # fmt: skip
     if sampled.completion_mask.all():
         return _batch(draw, beta)  # nothing ended early, so padding would not be seen
+    shift = 0.1 * draw.normal(*sampled.logprobs.shape)  # the policy has moved since it sampled
+    sampled = replace(sampled, logprobs=torch.where(sampled.completion_mask, sampled.logprobs + shift, 0.0))
     case = Updates(policy, reference, sampled, draw.normal(P * G).double(), beta, lr=0.5, updates=1)
     moved, gap = copy.deepcopy(policy), torch.inf
     while gap > 0.8:
@@ -288,7 +319,7 @@ def check_update(implementation: Callable, draw: Draw) -> None:
     fast = _rising(case)
     while fast is None:
         fast = _rising(_batch(draw, beta))
-    _check_updates(implementation, fast)
+    _check_updates(implementation, fast, stale=True)
 
 
 def _run_away(policy: GPT, weights: torch.Tensor) -> bool:
@@ -309,10 +340,14 @@ def _rising(case: Updates) -> Updates | None:
     return None
 
 
-def _check_updates(implementation: Callable, case: Updates) -> None:
+def _check_updates(implementation: Callable, case: Updates, stale: bool = False) -> None:
+    """Look at one call; ``stale``: gradients of an earlier batch stand at the weights."""
     policy, reference, sampled, *others, lr, updates = case
     (right, seen), start = _updated(case), _flat(policy)
-    student, frozen, kept = copy.deepcopy(policy), copy.deepcopy(reference), copy.deepcopy(sampled)
+    student, kept = copy.deepcopy(policy), copy.deepcopy(sampled)
+    if stale:
+        with_gradients(student)
+    frozen = copy.deepcopy(reference).eval().requires_grad_(False)  # it may be frozen once more
     optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
     try:

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from nanogrpo import losses
 from nanogrpo.kl import kl_k3
-from nanogrpo.teach.checks.compare import Mistakes, agree, call, gradient, number
+from nanogrpo.teach.checks.compare import Mistakes, agree, call, compare, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
 from nanogrpo.teach.checks.padding import CHOOSE, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 aggregate = partial(losses.aggregate, how="sequence_mean")
 DETACHED = "they are not detached. They are constants"
@@ -35,6 +36,15 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
         ratio_mistakes(logprobs.detach(), old.detach(), mask), mask, trained=(0,), constants={1: OLD},
         alone=True,
     )  # fmt: skip
+    plain, before = logprobs.detach(), old.detach()
+    for gap in (12.0, -12.0):
+        given = (plain + gap, before, mask)
+        right = losses.importance_ratio(*given)
+        got, unit = number("the ratio", call(implementation, *given)), right.clamp(min=1.0)
+        same = got / unit if got.shape == right.shape else torch.zeros_like(right)
+        sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
+        what = "where log-probs are far off the ratio"
+        compare(what, got / unit, right / unit, [(same, sentence)], mask, rtol=1e-3)
 
 
 def ratio_mistakes(logprobs: Tensor, old: Tensor, mask: Tensor) -> list[tuple[Tensor, str]]:
@@ -110,6 +120,9 @@ def clip_case(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float, float]:
     return ratio, advantages.requires_grad_(), mask, round(low, 2), round(high, 2)
 
 
+CLIPS = {3: (0.0, 0.9), 4: (0.0, 4.0)}  # other bounds, by their places
+
+
 @register("losses.clipped_surrogate")
 def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     """``f(ratio, advantages, mask, clip_low, clip_high)``: PPO's loss of each token, and its gradient."""
@@ -122,6 +135,7 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
     what = "the loss of a token"
     padding_is_arbitrary(what, implementation, losses.clipped_surrogate, arguments, mask, [0], trained=0)
+    at_other_sizes(what, implementation, losses.clipped_surrogate, arguments, CLIPS, ((1,),), mask)
 
 
 def surrogate_mistakes(

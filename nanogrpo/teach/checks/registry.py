@@ -19,6 +19,7 @@ from types import ModuleType
 import torch
 
 from nanogrpo.errors import NanoGRPOError, OptionError
+from nanogrpo.teach.checks.again import CALLS
 from nanogrpo.teach.checks.draw import Draw
 
 
@@ -53,7 +54,8 @@ def register(*takes: str | tuple[str, Callable[[ModuleType], Callable]], rounds:
     Args:
         takes: What it is given when the package itself is checked: ``"kl.kl_k1"``, or a file's name and a
             function that makes an implementation of its module.
-        rounds: How many times it draws.
+        rounds: How many times it draws. More than one are followed by the twin of the first, the same shapes
+            with other numbers, and by some calls that are made again: nothing may be kept from call to call.
 
     Raises:
         OptionError: Another check has the name already; it would no longer be run.
@@ -67,11 +69,18 @@ def register(*takes: str | tuple[str, Callable[[ModuleType], Callable]], rounds:
         @functools.wraps(once)
         def run(implementation: Callable, seed: int | None = None) -> None:
             first = random.SystemRandom().randrange(1 << 30) if seed is None else seed
-            for number in range(first, first + rounds):
+            CALLS.kept = []
+            for number, twin in [
+                *((first + i, False) for i in range(rounds)),
+                *[(first, True)] * (rounds > 1),
+            ]:
                 try:
                     with torch.enable_grad():
-                        once(implementation, Draw(number))
+                        once(implementation, Draw(number, twin))
+                        if kept := "" if not twin else CALLS.judge():
+                            raise CheckFailed(kept)
                 except CheckFailed as failed:
+                    CALLS.kept = None
                     again = f"[{once.__name__}(..., seed={number}) draws this case again]"
                     raise CheckFailed(f"{failed} {again}") from failed.__cause__
 

@@ -15,13 +15,15 @@ from nanogrpo.teach.checks.compare import (
     agree_in_parts,
     call,
     compare,
+    default_agrees,
     gradient,
     number,
     parts,
 )
 from nanogrpo.teach.checks.draw import Draw
-from nanogrpo.teach.checks.keep import with_gradients
+from nanogrpo.teach.checks.keep import freeze_some, with_gradients
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 EOS, PAD = 1, 0
 RAW = "These are raw logits: they are no log-probs before log_softmax over the vocabulary."
@@ -41,6 +43,7 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
     P, G, T, V = draw.integer(2, 3), draw.integer(2, 3), draw.integer(3, 4), 7
     model, lens = draw.model(V), torch.tensor([2, 4, draw.integer(2, 4)][:P])
     with_gradients(model.train(bool(draw.integer(0, 1))))  # all of it stays
+    freeze_some(model)
     prompts = draw.integers(2, V - 1, P, 4).masked_fill(torch.arange(4) >= lens[:, None], PAD)  # (P, 4)
     mask = draw.mask(P * G, T)
     ids = draw.integers(2, V - 1, P * G, T).masked_fill(~mask, PAD)
@@ -153,6 +156,10 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
         "the log-prob of a token", implementation, rollout.logprobs_of, arguments, mistakes, trained=(0,),
         alone=True,
     )  # fmt: skip
+    default_agrees("the log-prob of a token", implementation, rollout.logprobs_of, (logits.detach(), ids))
+    at_other_sizes(
+        "the log-prob of a token", implementation, rollout.logprobs_of, arguments, {2: (0.05, 30.0)}
+    )
     far = (100 * logits.detach()).requires_grad_()  # exp overflows here, and a probability is 0
     wrong = _far_logprobs(far.detach(), ids, temperature)
     what, arguments = "where logits are large the log-prob of a token", (far, ids, temperature)
@@ -214,7 +221,9 @@ def check_sample_token(implementation: Callable, draw: Draw) -> None:
     compare(names[1], logprobs, rollout.logprobs_of(logits, tokens, temperature), mistakes, atol=1e-4)
     first = (logits[:1], uniforms[:1], temperature)
     agree_in_parts(names, implementation, rollout.sample_token, first, ((), ()), atol=1e-4)
+    default_agrees(names, implementation, rollout.sample_token, (logits, uniforms))
     _at_one(implementation, draw, temperature)
+    _rare(implementation, draw, temperature)
     _near_one(implementation, draw, temperature)
     shifted = (logits + 200 * temperature, uniforms, temperature)  # the same probabilities
     what = (
@@ -302,6 +311,24 @@ def _at_one(implementation: Callable, draw: Draw, temperature: float) -> None:
     ) from cause
 
 
+def _rare(implementation: Callable, draw: Draw, temperature: float) -> None:
+    """Tokens that are hardly ever drawn: a tiny number draws one, and its log-prob is as exact as others."""
+    V, at = draw.integer(4, 6), draw.uniform(20, 60, 3, 1)
+    logits = torch.cat([-at, draw.uniform(-1, 1, 3, V - 1)], 1) * temperature
+    right = torch.log_softmax(logits / temperature, -1)[:, 0]
+    names = ("the token", "the log-prob of an improbable token")
+    tokens, logprobs = parts(call(implementation, logits, right.exp() / 2, temperature), names)
+    compare("the token that a number of nearly 0 draws", tokens, torch.zeros(3))
+    mistakes = [
+        (
+            (right.exp() + eps).log(),
+            f"eps = {eps:g} is added before the log: use log_softmax, which is exact.",
+        )
+        for eps in (1e-12, 1e-10, 1e-9, 1e-8, 1e-7, 1e-6)
+    ]
+    compare(names[1], logprobs, right, mistakes)
+
+
 def _near_one(implementation: Callable, draw: Draw, temperature: float) -> None:
     """Numbers near 1 are numbers as any other; and a sum that is as large as u has reached it."""
     V, rare = draw.integer(4, 6), 1e-4
@@ -376,7 +403,7 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
             f"A row without EOS counts as if it had one at 0, where argmax finds nothing. {one}",
         ),
     ]
-    got = agree("the mask", implementation, rollout.completion_mask, (ids, eos), mistakes)
+    got = agree("the mask", implementation, rollout.completion_mask, (ids, eos), mistakes, alone=True)
     if got.dtype != torch.bool:
         raise CheckFailed(f"The mask is {got.dtype}, expected torch.bool: return the comparison itself.")
     found = call(implementation, ids, eos)
@@ -387,6 +414,16 @@ def check_completion_mask(implementation: Callable, draw: Draw) -> None:
     mistakes = [(full != eos, "An EOS in the last column is left out: it was sampled, as any other.")]
     last = "the mask of a row whose EOS is its last token"
     compare(last, call(implementation, full, eos), torch.ones_like(full).bool(), mistakes)
+    _long_rows(implementation, draw, eos)
+
+
+def _long_rows(implementation: Callable, draw: Draw, eos: int) -> None:
+    """Hundreds of ends in a row: as many as a padded batch has where PAD is EOS."""
+    T = draw.integer(600, 700)
+    long = torch.full((draw.integer(2, 3), T), eos)
+    long[0, : draw.integer(300, 400)] = eos % 6 + 1
+    compare("the mask of rows of hundreds of ends", call(implementation, long, eos),
+            rollout.completion_mask(long, eos))  # fmt: skip
 
 
 @register("rollout.generate", "packed.generate")

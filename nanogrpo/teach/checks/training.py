@@ -14,6 +14,7 @@ from nanogrpo.teach.checks.compare import agree, call, compare, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.sizes import at_other_sizes
 
 
 @register("tokenizer.CharTokenizer")
@@ -203,6 +204,7 @@ def check_reward_pooling(implementation: Callable, draw: Draw) -> None:
     arguments = (outputs.requires_grad_(), lens)
     agree("the score", implementation, reference, arguments, mistakes, trained=(0,), alone=True)
     padding_is_arbitrary("the score", implementation, reference, arguments, inside, [0], trained=0)
+    at_other_sizes("the score", implementation, reference, arguments, scaled=((0,),))
     full = torch.full_like(lens, T)
     agree("the score of texts without padding", implementation, reference, (outputs, full))
 
@@ -254,6 +256,8 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
     )  # fmt: skip
     what = "the loss of a token"
     padding_is_arbitrary(what, implementation, losses.value_loss, arguments, mask, (0, 1, 3), trained=0)
+    other = {4: (0.0, 0.01, 5.0)}
+    at_other_sizes(what, implementation, losses.value_loss, arguments, other, ((0, 1, 3),), mask)
 
 
 @register("critic.values_of", rounds=2)
