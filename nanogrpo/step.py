@@ -404,8 +404,8 @@ def update_all(
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
-# Below this length of all weights together no sum on the way to the logits comes near the largest float32: what a
-# LayerNorm gives is at most SAFE * (sqrt(C) + 1) long, and each matrix makes that at most SAFE times longer.
+# Below this length of all weights together, no sum on the way to the logits nears the largest float32. What
+# a LayerNorm gives is at most SAFE * (sqrt(C) + 1) long; each matrix makes that at most SAFE times longer.
 SAFE = 300.0
 
 

@@ -3,8 +3,8 @@
     git worktree add ../before 5524a48^
     make bench AGAINST=../before        about a minute
 
-Both are asked in turn, as in ``bench.py``, and who is first changes from round to round. A ratio is taken within
-a round; what is printed is the median over the rounds and its 95 % interval by the bootstrap.
+Both are asked in turn, as in ``bench.py``, and who is first changes from round to round. A ratio is taken
+within a round; what is printed is the median over the rounds and its 95 % interval by the bootstrap.
 """
 
 import argparse
@@ -51,7 +51,8 @@ def main() -> None:
         for step in STEPS:
             took = seconds(step, shape, options.older, options.core)
             middle, low, high = interval(took[:, 0] / took[:, 1])
-            print(f"  {shape}  {step:<12} {middle:.3f} [{low:.3f}, {high:.3f}]  ({len(took)} rounds)", flush=True)
+            ratio = f"{middle:.3f} [{low:.3f}, {high:.3f}]"
+            print(f"  {shape}  {step:<12} {ratio}  ({len(took)} rounds)", flush=True)
 
 
 if __name__ == "__main__":
