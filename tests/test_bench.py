@@ -2,11 +2,13 @@
 
 import ast
 import copy
+import importlib
 import json
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,6 +120,25 @@ def test_the_environment_of_the_benchmark_has_all_that_the_benchmark_imports():
 
 def test_what_was_measured_is_saved_before_anything_is_drawn():
     recipe = (BENCH.parents[2] / "Makefile").read_text(encoding="utf-8").split("\nbench:")[1].split("\n\n")[0]
-    measure, draw = recipe.splitlines()[1:]
+    measure, draw = recipe.split("\nelse\n")[1].splitlines()[:2]
     assert ".venv-bench/bin/python" in measure and "bench.py" in measure
     assert "$(BIN)/python" in draw and "report.py" in draw
+
+
+def test_an_interval_of_ratios_is_about_their_median_and_narrows(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    against = importlib.import_module("against")
+    ratios = np.random.default_rng(1).normal(1.05, 0.02, 400)
+    few, many = against.interval(ratios[:20]), against.interval(ratios)
+    for middle, low, high in (few, many):
+        assert low <= middle <= high and 1.03 < low and high < 1.07
+    assert many[2] - many[1] < 0.5 * (few[2] - few[1])
+
+
+def test_a_folder_without_the_package_is_refused(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCH))
+    against = importlib.import_module("against")
+    monkeypatch.setattr("sys.argv", ["against.py", str(BENCH)])
+    with pytest.raises(SystemExit):
+        against.main()
+    assert "holds no nanogrpo/grpo.py" in capsys.readouterr().err
