@@ -89,7 +89,7 @@ WRONG = {
     "prompts by a chance of their own": (
         "torch.randperm(len(problems), generator=generator)",
         "torch.randperm(len(problems))",
-        "drew other prompts",
+        "draws from torch's own random numbers",
     ),
     "samples by a chance of their own": (
         "config, generator)",

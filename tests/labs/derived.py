@@ -60,6 +60,7 @@ SAME = {
     },
     ("exact_gradient", "arguments 1 and 0 swapped"): "they are multiplied",
     ("complete", "promise: gradients off"): "its decorator, torch.no_grad, puts the mode back",
+    ("update", "promise: model, gradients cleared"): "those of the trained model are the update's own",
 }
 
 
@@ -264,6 +265,20 @@ def _beside(act: Callable) -> Callable:
     return make
 
 
+def _then(act: Callable) -> Callable:
+    """Something is done after the answer, which would not run under it."""
+
+    def make(f):
+        def wrong(*arguments, **options):
+            found = f(*arguments, **options)
+            act(*arguments, *options.values())
+            return found
+
+        return wrong
+
+    return make
+
+
 def _one_buffer(f: Callable) -> Callable:
     """All answers of one shape are written to one tensor."""
     kept: dict = {}
@@ -326,8 +341,8 @@ PROMISES = {
     "a number is drawn from torch": _beside(lambda *a: torch.rand(1)),
     "Python's random is seeded": _beside(lambda *a: random.seed(0)),
     "numpy is seeded": _beside(lambda *a: numpy.random.seed(0)),
-    "default type": _beside(lambda *a: torch.set_default_dtype(torch.float64)),
-    "gradients off": _beside(lambda *a: torch.set_grad_enabled(False)),
+    "default type": _then(lambda *a: torch.set_default_dtype(torch.float64)),
+    "gradients off": _then(lambda *a: torch.set_grad_enabled(False)),
     "threads": _beside(lambda *a: torch.set_num_threads(torch.get_num_threads() + 1)),
     "anomaly mode": _beside(lambda *a: torch.autograd.set_detect_anomaly(True)),
     "print options": _beside(lambda *a: torch.set_printoptions(precision=2)),
@@ -357,7 +372,7 @@ def promises(example: tuple) -> dict[str, Callable]:
     """Right answers that break a promise of all steps."""
     made = {f"promise: {name}": make for name, make in PROMISES.items()}
     if any(isinstance(a, torch.nn.Module) for a in example):
-        made |= {f"promise: model, {name}": _beside(_of_models(act)) for name, act in OF_MODELS.items()}
+        made |= {f"promise: model, {name}": _then(_of_models(act)) for name, act in OF_MODELS.items()}
     for place, argument in enumerate(example):
         if isinstance(argument, Tensor) and argument.dtype.is_floating_point:
             made[f"promise: argument {place}, requires_grad"] = _beside(
