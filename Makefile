@@ -139,11 +139,15 @@ museum: $(STAMP)
 	$(BIN)/python -m nanogrpo.teach.museum
 
 # Runs the unmodified functions of all three, says which defaults have changed, and what differs by design. Then TRL
-# trains our model (nanogrpo.hub), on one process and on two, and our loop one of transformers (nanogrpo.causal).
+# trains our model (nanogrpo.hub), on one process and on two, and our loop one of transformers (nanogrpo.causal). The
+# chapters that need TRL are run against their stored outputs.
 parity: .venv-parity/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-parity/bin/python -W ignore tests/parity/draw.py $(ARGS)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest -q -W ignore tests/test_hub.py tests/test_hub_trl.py \
 	  tests/test_scaling_ranks.py tests/test_causal.py tests/test_smollm.py tests/test_trl_notebook.py
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-parity/bin/python -m pytest -q --nbval --nbval-current-env \
+	  --nbval-cell-timeout 1800 --nbval-kernel-startup-timeout 900 --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	  book/trl.ipynb book/smollm.ipynb
 
 # The chapters that TRL runs in, executed where TRL is; their outputs are stored in place.
 trl: .venv-parity/.installed
