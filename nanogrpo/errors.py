@@ -153,6 +153,15 @@ def check_whole(what: str, got: Any, low: int | None = None, high: int | None = 
         raise OptionError(f"{what}={got} must be {stated}")
 
 
+def underflows(text: str, number: float) -> bool:
+    """Whether a number that is written out was so small that it was read as 0.
+
+    >>> underflows("1e-400", float("1e-400")), underflows("0.0", 0.0)
+    (True, False)
+    """
+    return number == 0 and any(c in "123456789" for c in text.lower().partition("e")[0])
+
+
 def check_range(what: str, got: Any, low: float = 0.0, high: float = math.inf) -> None:
     """Raise OptionError unless ``got`` is a number from ``low`` to ``high``, and finite; NaN is none."""
     real = isinstance(got, Real) and not isinstance(got, bool)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nanogrpo.errors import LogError, os_errors, shown
+from nanogrpo.errors import LogError, os_errors, shown, underflows
 
 FREE = "free some space, or choose another folder"
 
@@ -272,7 +272,7 @@ def as_number(path: Path, line: int, name: str, value: str) -> float:
 def number_in(text: str) -> float:
     """A number as a writer of logs writes it, or ValueError; ``float`` also takes ``1_0`` for ten."""
     number = float(text)
-    lost = number == 0 and any(c in "123456789" for c in text.lower().partition("e")[0])
+    lost = underflows(text, number)
     if "_" in text or not text.isascii() or lost or (math.isinf(number) and any(c.isdigit() for c in text)):
         raise ValueError(text)
     return number

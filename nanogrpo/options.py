@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from nanogrpo.errors import OptionError
+from nanogrpo.errors import OptionError, underflows
 
 LARGEST = 3.4028234e38  # that a weight, a number of type float32, can hold
 BOUNDS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt, "below": operator.lt}
@@ -131,8 +131,8 @@ def _reader(kind: type, optional: bool):
         if optional and text.lower() == "none":
             return None
         value = kind(text)
-        if kind is float and value == 0 and any(c in "123456789" for c in text.lower().partition("e")[0]):
-            raise ValueError  # so small that it would be read as 0
+        if kind is float and underflows(text, value):
+            raise ValueError
         return value
 
     read.__name__ = kind.__name__

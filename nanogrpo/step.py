@@ -413,7 +413,7 @@ SAFE = 300.0
 def check_logits(model: GPT, rollout: Rollout, where: str) -> None:
     """Raise NonFiniteError where the model's logits, for the first text of a rollout, are not finite.
 
-    They are computed only where the weights are so long that this could be, which spares a step one percent.
+    They are computed only where the weights are so long that this could be: most steps are spared the pass.
     """
     if torch.stack(torch._foreach_norm(list(model.parameters()))).norm() < SAFE:  # not so where it is NaN
         return
