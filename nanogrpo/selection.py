@@ -117,6 +117,7 @@ def clip_cov(
 
     Raises:
         ShapeError, DTypeError: Shapes differ, or ``mask`` is not bool.
+        OptionError: The share is not from 0 to 1, or the lower bound is not below the upper one.
 
     When it is wrong: with a batch of a few thousand tokens. The share is so small that one token in five
     thousand is left out: it was tuned for batches of millions.
@@ -128,12 +129,19 @@ def clip_cov(
     cov = widen("cov", cov)
     check_mask(mask, cov=cov)
     _check_share("clip_cov_ratio", clip_cov_ratio)
+    check_covariances(clip_cov_lb, clip_cov_ub)
     number = max(int(clip_cov_ratio * int(mask.sum())), 1)
     places = (mask & (cov > clip_cov_lb) & (cov < clip_cov_ub)).nonzero()  # (N, 2)
     out = places[torch.randperm(len(places), generator=generator).to(places.device)[:number]]
     kept = mask.clone()
     kept[out[:, 0], out[:, 1]] = False
     return kept
+
+
+def check_covariances(low: float, high: float) -> None:
+    """Raise OptionError unless there is something between the bounds; NaN is none."""
+    if not low < high:
+        raise OptionError(f"clip_cov_lb={low} must be below clip_cov_ub={high}, or no token is between them")
 
 
 @torch.no_grad()
