@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanogrpo import advantages, losses, offpolicy, selection, surrogates
-from nanogrpo.errors import NonFiniteError, OptionError
+from nanogrpo.errors import MaskError, NonFiniteError, OptionError
 from nanogrpo.grpo import GRPOConfig
 from nanogrpo.losses import Denominators
 
@@ -80,3 +80,9 @@ def test_an_advantage_that_is_no_number_is_refused_where_it_counts_and_harmless_
         loss, _ = losses.grpo_loss(logprobs, Z - 1, None, harmless, mask, surrogate=surrogate)
         (grad,) = torch.autograd.grad(loss, logprobs)
         assert loss.isfinite() and grad.isfinite().all()
+
+
+def test_nothing_is_selected_among_no_tokens():
+    for select in (lambda: selection.kl_cov(Z, ~M), lambda: selection.clip_cov(Z, ~M, torch.Generator())):
+        with pytest.raises(MaskError, match="no unmasked token"):
+            select()
