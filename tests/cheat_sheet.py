@@ -102,8 +102,8 @@ def averages() -> str:
 def short_names() -> str:
     """The dictionary of variants, without papers and without the names of verl and of OpenRLHF."""
     head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in names().splitlines()]
-    columns = [next(i for i, title in enumerate(head) if title.startswith(word))  # by title: columns are added
-               for word in ("name", "options here", "TRL", "numbers")]  # fmt: skip
+    kept = "name", "options here", "TRL", "numbers"
+    columns = [next(i for i, title in enumerate(head) if title.startswith(word)) for word in kept]
     return table(["variant", "options here", "TRL", "numbers"], [[r[i] for i in columns] for r in rows])
 
 
