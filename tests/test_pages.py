@@ -120,7 +120,8 @@ def test_a_table_of_four_columns_and_sentences_is_stacked_though_they_are_short(
 
 def test_a_long_option_in_a_table_breaks_behind_its_sign_and_nowhere_else():
     def table(code):
-        return f'<table class="table"><thead></thead><tbody><tr><td><code class="x">{code}</code></td></tr></tbody>'
+        rows = f'<tr><td><code class="x">{code}</code></td></tr>'
+        return f'<table class="table"><thead></thead><tbody>{rows}</tbody>'
 
     made = mend(table('loss_agg_mode="seq-mean"'))
     assert made == table('<span class="part">loss_agg_mode=</span><wbr><span class="part">"seq-mean"</span>')
