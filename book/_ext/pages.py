@@ -66,7 +66,7 @@ TABLE = re.compile(r'<table class="table">(?P<head>.*?)<tbody>(?P<rows>.*?)</tbo
 LONG = 70
 SENTENCE = re.compile(r"\S+ \S+ .*\.")
 # A long option with its value, which in a table may go on in a second line behind the sign; so may no other.
-OPTION = re.compile(r"(<code [^>]*>)([^<=]{6,}=)([^<]{6,})(</code>)")
+OPTION = re.compile(r"(<code [^>]*>)([^<=]{10,}=)([^<]{6,})(</code>)")
 # 1e-3 in a line of text; a browser would break it at its sign.
 PARAGRAPH = re.compile(r"<p>.*?</p>", re.DOTALL)
 POWER = re.compile(r"(?<![\w.-])(?<!part\">)(\d[\d.]*e-\d+)(?![^<>]*>)")
