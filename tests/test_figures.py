@@ -148,12 +148,13 @@ def test_only_prose_says_where_a_panel_stands(tmp_path):
         assert shown.count("<svg") == 2 and ("drawn-place" in shown) == placed, said
 
 
-def test_rows_of_panels_stay_rows_where_there_is_room():
-    figure, axes = plt.subplots(2, 2)
+@pytest.mark.parametrize("rows, row, shown", [(2, 2, 2), (1, 3, 3), (1, 4, 2)])
+def test_rows_of_panels_stay_rows_where_there_is_room_and_four_are_two_pairs(rows, row, shown):
+    figure, axes = plt.subplots(rows, row)
     for ax in axes.flat:
         ax.plot([0, 1])
     figure.tight_layout()
-    assert 'style="--row: 2"' in page(figure).split("<svg")[0]
+    assert f'style="--row: {shown}"' in page(figure).split("<svg")[0]
 
 
 NUMBER = re.compile(r"[−\-+\d.,%/ ×e]*|.*\$.*")

@@ -22,7 +22,7 @@ INKS = {
 NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 WIDE = 420.0  # points; on a phone a wider drawing scrolls, so that its text can be read
-MOST = 4  # panels side by side, in a page
+MOST = 4  # panels side by side, as they were drawn; a page has room for two pairs of four
 GAP = 3.0  # around a panel, in points
 SIDES = {2: ("left", "right"), 3: ("left", "middle", "right")}
 # Words that say where a panel stands; on a phone it stands there no longer, so it says its name (book.css).
@@ -227,7 +227,7 @@ def inline(svg: str, alt: str, name: str, placed: bool = False) -> str:
         for place, one in zip(names, drawings, strict=True)
     )
     said = "" if whole else "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
-    grid = f' style="--row: {row}"' if 1 < row <= MOST else ""
+    grid = f' style="--row: {2 if row == MOST else row}"' if 1 < row <= MOST else ""
     reach = ' tabindex="0"' if any(one.get("class") for one in drawings) else ""  # by keyboard, to scroll
     return f'<div class="drawn" role="img"{reach}{grid} aria-label="{alt}">{said}{inside}</div>'
 
