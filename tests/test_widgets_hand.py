@@ -28,7 +28,7 @@ def stored() -> dict[str, dict[str, dict]]:
 STORED = stored()
 WIDGETS = {name: next(iter(states.values())) for name, states in STORED.items()}  # one of each kind
 each_widget = pytest.mark.parametrize("name", sorted(WIDGETS))
-BOOK_CSS = Path(__file__).parents[1] / "book" / "_static" / "book.css"
+BOOK_CSS = ROOT / "book" / "_static" / "book.css"
 DRAGGED = [name for name in sorted(WIDGETS) if "drag(" in script(name).split("// The arithmetic of", 1)[1]
            or "barEditor(" in script(name).split("// The arithmetic of", 1)[1]]  # fmt: skip
 
@@ -185,11 +185,12 @@ def test_no_widget_changes_its_height_while_one_types(show, name, size):
         field.fill(before)
 
 
-# For each row of controls, where its sliders end: a label that wraps must not push one of them below the others.
+# For each row of controls, where its sliders end: a label that wraps must not push one below the others.
 SLIDERS = """() => [...document.querySelectorAll(".ng-controls")].flatMap(box => {
   const columns = getComputedStyle(box).gridTemplateColumns.split(" ").length;
   const labels = [...box.querySelectorAll("label")].filter(label => label.offsetParent);
-  const rows = Array.from({ length: Math.ceil(labels.length / columns) }, (_, i) => labels.slice(i * columns, (i + 1) * columns));
+  const rows = Array.from({ length: Math.ceil(labels.length / columns) },
+    (_, i) => labels.slice(i * columns, (i + 1) * columns));
   return rows.map(row => row.map(label => label.querySelector("input[type=range]")).filter(Boolean)
     .map(input => input.getBoundingClientRect().bottom));
 })"""
