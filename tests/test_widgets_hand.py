@@ -202,7 +202,7 @@ def test_sliders_of_a_row_stand_on_one_line_where_a_label_wraps(show, name):
     page.add_style_tag(path=BOOK_CSS)
     page.evaluate("""() => {
       document.body.className = "bd-article";
-      document.querySelectorAll(".ng").forEach(e => (e.style.width = "600px"));
+      document.querySelectorAll(".ng").forEach(e => (e.style.width = "736px"));
     }""")
     rows = [row for row in page.evaluate(SLIDERS) if len(row) > 1]
     assert rows and all(max(row) - min(row) <= 1 for row in rows), rows
