@@ -24,6 +24,8 @@ from nanogrpo.surrogates import SHAPES
 
 TOKEN_ONLY = ("dppo_tv", "dppo_kl", "gmpo", "vespo")  # surrogates that make their own of single ratios
 
+CORRECTED = "sampler_correction=token_truncate|token_mask|sequence_truncate|sequence_mask"  # and not "none"
+
 
 @dataclass(frozen=True)
 class VariantConfig(StepConfig):
@@ -122,13 +124,13 @@ class VariantConfig(StepConfig):
         2.0,
         help="largest weight; None: no bound.",
         above=0,
-        needs="sampler_correction=token_truncate|token_mask|sequence_truncate|sequence_mask",
+        needs=CORRECTED,
     )
     sampler_clip_min: float | None = option(
         None,
         help="smallest weight; None: no bound.",
         low=0,
-        needs="sampler_correction=token_truncate|token_mask|sequence_truncate|sequence_mask",
+        needs=CORRECTED,
     )
 
     def check(self) -> None:

@@ -169,7 +169,6 @@ def test_the_table_that_is_stored_is_what_plain_python_makes_of_the_log():
             if arm != "grpo":
                 middle, half = gap(task, arm, "grpo")
                 low, high = middle - half, middle + half
-                said = [round(x, 3) + 0.0 for x in (middle, low, high)]  # a zero has no sign
-                assert "{:+.3f} [{:+.3f}, {:+.3f}]".format(*said) in line
+                assert f"{middle:+z.3f} [{low:+z.3f}, {high:+z.3f}]" in line
         told = sum(apart(task, *pair) for pair in combinations(ARMS, 2))
         assert f"{task} {told}" in shown.splitlines()[1]
