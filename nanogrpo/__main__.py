@@ -15,7 +15,6 @@ ABOUT = (
 )
 DOCTOR = "read a run's curves, and say what looks wrong"
 TOO_MUCH = ("allocate", "out of memory", "overflow", "too large")  # in PyTorch's own RuntimeErrors
-ORDER = "First sft, then grpo or ppo; with --task lines: sft, rm, then grpo or ppo."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     from nanogrpo.options import add_options
 
     top = argparse.ArgumentParser(
-        prog="python -m nanogrpo", description=ABOUT, epilog=ORDER, allow_abbrev=False
+        prog="python -m nanogrpo", description=ABOUT, epilog=commands.ORDER, allow_abbrev=False
     )
     top.set_defaults(run=lambda args: top.print_help())
     add = top.add_subparsers(metavar="command", dest="command").add_parser

@@ -190,6 +190,8 @@ def baseline_advantages(
 
     .. math:: A_i = \frac{r_i - b_i}{\sigma_i + \epsilon}
 
+    Baselines and deviations of REINFORCE (Williams 1992), RLOO, GRPO and others, by the names of the tables:
+
     ================= =============================== ============================================
     ``baseline``      :math:`b_i`, its value          who
     ================= =============================== ============================================

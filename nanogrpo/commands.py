@@ -63,7 +63,9 @@ class SFT(Job):
 class PairOptions(RunOptions):
     """What a reward model learns from."""
 
-    task: str = option("lines", help="what is learned; its rule must be a hidden judge.")
+    task: str = option(
+        tasks.usual(learned_reward=True).name, help="what is learned; its rule must be a hidden judge."
+    )
     pairs: int = option(2000, help="preferences to learn from.", low=1)
     temperature: float = option(0.5, help="noise of the judge, in its points.", above=0)
 
@@ -220,6 +222,8 @@ def reward_of(job: Job, name: str) -> RewardFunction:
 
 
 COMMANDS: dict[str, type[Job]] = {"sft": SFT, "rm": RM, "grpo": GRPO, "ppo": PPO}
+LEARNED = " or ".join(task.name for task in tasks.TASKS.values() if task.learned_reward)
+ORDER = f"First sft, then grpo or ppo; with --task {LEARNED}: sft, rm, then grpo or ppo."
 
 
 def train(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from nanogrpo.recipes import measure, points, test_problems
 from nanogrpo.runs import ASKED, CONFIG, CURVES, LOG, MODEL, TABLE, Folder, as_json
 from nanogrpo.tasks import Task
 
-DEMO = "a tiny GPT learns addition: SFT, then GRPO; about a minute"
+DEMO = f"a tiny GPT learns {tasks.usual().name}: SFT, then GRPO; about a minute"
 PLOT = "draw a metric of one or more logs"
 KS = (1, 4, 16)
 
@@ -30,7 +30,7 @@ KS = (1, 4, 16)
 class DemoOptions(Options):
     """Options of ``demo``."""
 
-    task: str = option("addition", help="what is learned.")
+    task: str = option(tasks.usual().name, help="what is learned.")
     seed: int = option(0, help="of both runs.", low=0, high=2**63 - 1)
     steps: int = option(200, help="GRPO steps.", low=0)
 

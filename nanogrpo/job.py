@@ -34,7 +34,7 @@ from nanogrpo.tokenizer import CharTokenizer
 class RunOptions(Options):
     """What a run starts from, beside the options of its trainer."""
 
-    task: str = option("addition", help=f"what is learned: {', '.join(TASKS)}.")
+    task: str = option(tasks.usual().name, help=f"what is learned: {', '.join(TASKS)}.")
     model: str = option(
         help=f"start from a run's folder, a file, or weights that ship: {', '.join(weights.names('policy'))}."
     )
@@ -173,13 +173,13 @@ def drive(run: Run, rows: Iterator[dict[str, float]], name: str, total: int) -> 
 
 def folder_of(command: str, task: Task) -> str:
     """Where a command's run goes unless told otherwise; its usual task need not be named."""
-    usual = {"rm": "lines"}.get(command, "addition")
-    return f"runs/{command}" if task.name == usual else f"runs/{command}-{task.name}"
+    usual = tasks.usual(learned_reward=command == "rm")
+    return f"runs/{command}" if task.name == usual.name else f"runs/{command}-{task.name}"
 
 
 def sft_command(task: Task) -> str:
     """The command that makes a policy for a task."""
-    return "python -m nanogrpo sft" + ("" if task.name == "addition" else f" --task {task.name}")
+    return "python -m nanogrpo sft" + ("" if task.name == tasks.usual().name else f" --task {task.name}")
 
 
 def weights_file(name: str) -> Path:

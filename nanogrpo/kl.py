@@ -113,6 +113,8 @@ def kl_exact(logits: Tensor, ref_logits: Tensor, mask: Tensor | None = None) -> 
 
     .. math:: \mathrm{KL}_t = \sum_v \pi_\theta(v) (\log \pi_\theta(v) - \log \pi_{\mathrm{ref}}(v))
 
+    The definition (Kullback and Leibler 1951).
+
     Args:
         logits: (..., V), finite where the mask is true.
         ref_logits: Same shape.
@@ -142,6 +144,8 @@ def entropy(logits: Tensor, mask: Tensor | None = None) -> Tensor:
 
     .. math:: H_t = -\sum_v \pi_\theta(v) \log \pi_\theta(v), \qquad 0 \le H_t \le \log V
 
+    The definition (Shannon 1948).
+
     Args:
         logits: (..., V), finite where the mask is true, already divided by the temperature.
         mask: (...), bool, or None.
@@ -166,6 +170,8 @@ def entropy_sampled(logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Entropy estimated from the sampled tokens alone: unbiased, and free.
 
     .. math:: \hat H_t = -\log \pi_\theta(y_t), \qquad \mathbb{E}_{y_t \sim \pi_\theta}[\hat H_t] = H_t
+
+    The surprise at a token, whose mean the entropy is by definition.
 
     Args:
         logprobs: Any shape, log-probs of tokens that were sampled from this very distribution.

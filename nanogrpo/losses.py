@@ -285,6 +285,12 @@ def aggregate(
 ) -> Tensor:
     r"""Turn per-token losses (B, T) into the number to minimize. Here sits the length bias.
 
+    .. math:: L = \sum_i w_i \sum_t \ell_{it}, \qquad
+              w_i = \frac{1}{B\,|o_i|},\ \frac{1}{\sum_j |o_j|},\ \frac{1}{B L_{\max}},\ \frac1B
+
+    The weights of GRPO (arXiv 2402.03300), DAPO (arXiv 2503.14476), Dr. GRPO (arXiv 2503.20783) and
+    REINFORCE, in the order of this table:
+
     ================= ========================================== ======================= ==============
     ``how``           weight of a token of completion i          who                     TRL loss_type
     ================= ========================================== ======================= ==============
@@ -441,7 +447,12 @@ def clip_fractions(
     clip_high: float = 0.2,
     denominators: Denominators | None = None,
 ) -> dict[str, Tensor]:
-    """Count the share of tokens whose gradient the clip has cut to zero, below and above.
+    r"""Count the share of tokens whose gradient the clip has cut to zero, below and above.
+
+    .. math:: \tfrac1N \left|\{it : A_{it} < 0,\ \rho_{it} < 1 - \epsilon_{\mathrm{low}}\}\right|, \qquad
+              \tfrac1N \left|\{it : A_{it} > 0,\ \rho_{it} > 1 + \epsilon_{\mathrm{high}}\}\right|
+
+    TRL logs them under the same names. N is the number of tokens.
 
     Args:
         ratio: (B, T).
@@ -555,6 +566,8 @@ def sft_loss(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     r"""Surprise at each completion token of a demonstration; prompt and padding do not count.
 
     .. math:: \ell_{t} = -\log \pi_\theta(y_t \mid y_{<t})
+
+    Maximum likelihood, as in pretraining.
 
     Args:
         logits: (B, T, V); ``logits[:, t]`` predicts ``targets[:, t]``, so the shift is already made.

@@ -52,8 +52,9 @@ def sampler_weights(
     .. math:: \text{token: } w_{it} = \frac{\pi_{\mathrm{old}}(o_{it})}{\mu(o_{it})}, \qquad
               \text{sequence: } w_i = \prod_t w_{it}
 
-    ``"truncate"`` moves a weight to the nearest bound: truncated importance sampling. ``"mask"`` makes it 0
-    outside of the bounds: masked importance sampling, which for tokens, with a lower bound, is IcePop.
+    ``"truncate"`` moves a weight to the nearest bound: truncated importance sampling (Yao et al. 2025).
+    ``"mask"`` makes it 0 outside of the bounds: masked importance sampling, which for tokens, with a lower
+    bound, is IcePop.
     TRL's default is ``"mask"`` of the sequence with 3 and no lower bound, verl's threshold is 2.
 
     The sequence weight is the product, as the mean over samples needs it, and not the geometric mean of GSPO.

@@ -100,6 +100,9 @@ def clip_cov(
 ) -> Tensor:
     r"""Leave out a few tokens, drawn at random among those of large covariance. Clip-Cov.
 
+    .. math:: M_{it} = 0 \text{ for } \max(1, \lfloor rN \rfloor) \text{ tokens drawn from }
+              \{it : \omega_{\mathrm{low}} < c_{it} < \omega_{\mathrm{high}}\} \text{, else } 1
+
     arXiv 2505.22617, section 4. Of N tokens, ``max(1, int(clip_cov_ratio * N))`` are left out, or as many as
     have a covariance between the bounds. verl: ``loss_mode="clip_cov"``, whose options have the same names.
     TRL has none.
@@ -148,6 +151,9 @@ def check_covariances(low: float, high: float) -> None:
 def kl_cov(cov: Tensor, mask: Tensor, kl_cov_ratio: float = 0.0002) -> Tensor:
     r"""The tokens of the largest covariance, which pay for moving. KL-Cov.
 
+    .. math:: M_{it} = 1 \text{ for the } \max(1, \lfloor rN \rfloor) \text{ tokens of the largest } c_{it}
+              \text{, else } 0
+
     arXiv 2505.22617, section 4. To the loss of each, ``kl_cov_coef`` times
     :math:`|\log \pi_\theta - \log \pi_{\mathrm{old}}|` is added. verl: ``loss_mode="kl_cov"`` with
     ``ppo_kl_coef``, which has no clip. TRL has none.
@@ -186,6 +192,9 @@ def next_entropy_coef(
     entropy_coef_max: float = 1.0,
 ) -> float:
     r"""The price of entropy for the next step: up while there is too little of it, else down.
+
+    .. math:: c' = \min(c + \Delta,\ c_{\max}) \text{ if } H \le H^*, \text{ else }
+              \max(c - \Delta,\ c_{\min})
 
     Skywork-OR1 (arXiv 2505.22312). TRL: ``use_adaptive_entropy``. verl has none. The bonus itself is paid
     only while the entropy is at most the target.

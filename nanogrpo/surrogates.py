@@ -147,9 +147,12 @@ def dppo_surrogate(
 
 
 def binary_kl(p: Tensor, q: Tensor) -> Tensor:
-    r"""KL divergence of two coins, :math:`p \log \frac pq + (1-p) \log \frac{1-p}{1-q}`, in nats.
+    r"""KL divergence of two coins, in nats.
 
-    verl adds 1e-8 to the two counter-probabilities. Here a q of 1 is at an infinite distance, as it is.
+    .. math:: p \log \frac pq + (1-p) \log \frac{1-p}{1-q}
+
+    The definition for two outcomes, as DPPO needs it (arXiv 2602.04879). verl adds 1e-8 to the two
+    counter-probabilities. Here a q of 1 is at an infinite distance, as it is.
 
     >>> binary_kl(torch.tensor([0.5, 0.2]), torch.tensor([0.25, 0.2]))
     tensor([0.1438, 0.0000])

@@ -156,6 +156,7 @@ def _row(heading: str, line: str) -> Problem:
     return {"prompt": heading, "answer": line}
 
 
+# The first of its kind is what a command takes where no task is named.
 TASKS: dict[str, Task] = {task.name: task for task in (Addition(), Lines())}
 
 
@@ -168,3 +169,8 @@ def find(name: str) -> Task:
     if name not in TASKS:
         raise OptionError(f"task={name!r} is unknown; choose one of {', '.join(TASKS)}")
     return TASKS[name]
+
+
+def usual(learned_reward: bool = False) -> Task:
+    """The task where none is named: the first in :data:`TASKS` with, or without, a learned reward."""
+    return next(task for task in TASKS.values() if task.learned_reward == learned_reward)
