@@ -79,7 +79,7 @@ def demo(args: Namespace) -> None:
             "overwrite": False,
         }
         commands.train(Namespace(command=command, out=str(path), **common, **own))
-    table = compare(task, [load_model(path / MODEL, device)[0] for path in (first, out)])
+    table = answers_table(task, [load_model(path / MODEL, device)[0] for path in (first, out)])
     write_whole(out / TABLE, f"{table}\n".encode())
     print(f"\n{table}\n\nLog, weights and this table are in {out}/", flush=True)
     save_plot({"GRPO": read_csv(out / LOG)}, ["reward", "entropy"], out / CURVES)
@@ -123,7 +123,7 @@ def taken_up(folder: Folder, given: Mapping[str, Any]) -> DemoOptions:
     return now
 
 
-def compare(task: Task, models: list) -> str:
+def answers_table(task: Task, models: list) -> str:
     """A table of sampled answers and of how good they are, after SFT and after GRPO."""
     problems = test_problems(task)
     how = {"max_new_tokens": task.max_new_tokens}

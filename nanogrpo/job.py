@@ -114,7 +114,7 @@ class Job(ABC):
         name, task, path = self.options.model, self.task, self.folder / CHECKPOINT
         if self.folder.started:
             model, tokenizer = blank_model(path, *load_tensors(path))
-            self.compare_model(weights_file(name))
+            self.warn_if_changed(weights_file(name))
             model = model.to(self.device)
         elif name == "new":
             model, tokenizer = new_policy(task, self.config.seed, self.device), task.tokenizer
@@ -126,7 +126,7 @@ class Job(ABC):
         check_alphabet(tokenizer, task, "model")
         return model, tokenizer
 
-    def compare_model(self, file: Path) -> None:
+    def warn_if_changed(self, file: Path) -> None:
         """Say it where the model that a run started from has changed, which its checkpoint does not need."""
         before = self.before.get(name := f"model {self.options.model}")
         if before and os.path.isfile(file) and fingerprint(file) != before:
@@ -150,7 +150,7 @@ class Job(ABC):
                 )
             write_whole(self.folder / CONFIG, config)
         try:
-            drive(run, self.rows(run), self.command.upper(), self.config.max_steps)
+            run_with_bar(run, self.rows(run), self.command.upper(), self.config.max_steps)
             said = self.end(self.folder / MODEL)
         except KeyboardInterrupt:
             if not self.folder.started:
@@ -160,7 +160,7 @@ class Job(ABC):
         print(f"{state.step} steps; {said}. Log and weights are in {self.folder}/")
 
 
-def drive(run: Run, rows: Iterator[dict[str, float]], name: str, total: int) -> None:
+def run_with_bar(run: Run, rows: Iterator[dict[str, float]], name: str, total: int) -> None:
     """Run a trainer to its end, with a progress bar."""
     rows, done = run.rows(rows), run.state.step
     first = list(islice(rows, 1))  # what is wrong from the start is said without a bar

@@ -347,6 +347,17 @@ def test_each_missing_setting_is_named(finished):
         refused(["grpo", "--resume", "--out", "run"], f"cannot resume run: its config.json lacks {name};")
 
 
+def test_a_folder_of_an_older_version_says_so_and_its_weights_start_a_run(finished):
+    older = {k: v for k, v in finished.items() if k != "kl_estimator"} | {"kl": "k3"}
+    Path("run/config.json").write_text(json.dumps(older))
+    said = (
+        "lacks kl_estimator and has kl; it is damaged, or of another version of nanogrpo. Weights of finished"
+    )
+    refused(["grpo", "--resume", "--out", "run"], said)
+    main([*GRPO[:-1], "next", "--model", "run"])
+    assert read_csv("next/metrics.csv")["step"] == [1, 2]
+
+
 @pytest.mark.parametrize("left", [{}, {"inputs": {}}], ids=["none", "empty"])
 def test_a_run_without_hashes_goes_on_and_says_so(finished, left, capsys):
     settings = {k: v for k, v in finished.items() if k != "inputs"} | left

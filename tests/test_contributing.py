@@ -89,6 +89,11 @@ class Copy:
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
         return done.stdout
 
+    def changed(self) -> set[str]:
+        """Files that are not as they were copied, or new; those that git ignores are none."""
+        listed = self.run("git", "ls-files", "-z", "--modified", "--others", "--exclude-standard")
+        return set(filter(None, listed.split("\0")))
+
     def python(self, *arguments: str) -> str:
         return self.run(sys.executable, *arguments)
 
@@ -98,6 +103,38 @@ class Copy:
         if shutil.which("ruff", path=Path(sys.executable).parent):
             checked = [name for name in self.touched if name.endswith((".py", ".ipynb"))]
             self.python("-m", "ruff", "check", "--no-cache", *checked)
+
+
+WANTED = {  # what a newcomer looks for: the function, and a part of its formula
+    "the group advantage": (
+        "group_advantages",
+        r"\frac{r_i - \mathrm{mean}(r_1..r_G)}{\mathrm{std}(r_1..r_G)",
+    ),
+    "RLOO": ("leave_one_out", r"r_i - \frac{1}{G-1}\sum_{j \ne i} r_j"),
+    "GAE": ("gae", r"\delta_t = r_t + \gamma V_{t+1} - V_t"),
+    "k3": ("kl_k3", r"e^{\delta} - 1 - \delta"),
+    "the clip": ("clipped_surrogate", r"\min\left(\rho A"),
+    "Dr. GRPO's mean": ("aggregate", r"\frac{1}{B L_{\max}}"),
+    "GSPO's ratio": ("importance_ratio", r"\exp\Big(\frac1{|o_i|} \sum_t \log \rho_{it}\Big)"),
+    "truncated importance sampling": ("sampler_weights", r"\frac{\pi_{\mathrm{old}}(o_{it})}{\mu(o_{it})}"),
+}
+
+
+@pytest.mark.parametrize("what", WANTED)
+def test_a_formula(what):
+    """The page has it; the function and the test that the page names are where it says."""
+    function, part = WANTED[what]
+    page = "book/identities.md"
+    entry = next(
+        e for e in (ROOT / page).read_text(encoding="utf-8").split("{py:func}") if f".{function}`." in e
+    )
+    module, file = re.match(r"`~nanogrpo\.(\w+)\.", entry)[1], re.search(r"in `(tests/\w+\.py)`", entry)[1]
+    assert part in entry and len({page, f"nanogrpo/{module}.py", file}) <= MOST["Find a formula"]
+    assert files("Find a formula") == {page, "nanogrpo/advantages.py", file}
+    code = (ROOT / "nanogrpo" / f"{module}.py").read_text(encoding="utf-8")
+    body = code.split(f"\ndef {function}(")[1].split('"""')[1]
+    assert part in " ".join(body.split()) and "When it is wrong:" in body
+    assert f"\ndef test_formula_of_{function}(" in (ROOT / file).read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -111,7 +148,9 @@ def kl_k4(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) ->
 
     .. math:: k_4 = e^{d} - 1 - d, \\qquad d = \\mathrm{clamp}(\\delta, -2, 2)
 
-    Arguments, result and errors as for :func:`kl_k1`. When it is wrong: as the number to report.
+    An example, and no paper's. Arguments, result and errors as for :func:`kl_k1`.
+
+    When it is wrong: as the number to report.
     """
     delta = _delta(logprobs, ref_logprobs, mask).clamp(-2, 2)
     return torch.expm1(delta) - delta
@@ -120,7 +159,7 @@ def kl_k4(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor | None = None) ->
 KL_ESTIMATORS = {'''
 CUT_OFF_TEST = """
 
-def test_k4_is_k3_up_to_a_gap_of_two_and_has_no_gradient_beyond():
+def test_formula_of_kl_k4():
     from nanogrpo.grpo import GRPOConfig
     from nanogrpo.kl import kl_k4
 
@@ -140,7 +179,10 @@ def test_another_kl_estimator(repository):
     repository.edit("nanogrpo/kl.py", '"k2", "k3"]', '"k2", "k3", "k4"]')
     repository.append("tests/test_kl.py", CUT_OFF_TEST)
     assert repository.touched == files("Change the KL estimator")
-    repository.test(*[f"tests/test_{name}.py" for name in ("kl", "losses", "reachable", "museum")])
+    repository.python("tests/formulas_page.py")
+    assert repository.changed() - repository.touched == {"book/identities.md"}, "by that command, not by hand"
+    tests = ("kl", "losses", "reachable", "museum", "identities", "cheat_sheet")
+    repository.test(*[f"tests/test_{name}.py" for name in tests])
     assert "k4" in repository.python("-m", "nanogrpo", "grpo", "--help")
 
 
@@ -150,6 +192,8 @@ def soft_surrogate(ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
 
     .. math:: \\ell = -\\sigma(4 (\\rho - 1))\\, A
 
+    An example, and no paper's.
+
     When it is wrong: where a hard bound on the ratio is wanted.
     """
     return torch.where(mask, -torch.sigmoid(4 * (ratio - 1)) * _constant(advantages, mask), 0.0)
@@ -157,6 +201,12 @@ def soft_surrogate(ratio: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
 
 # What is made of the ratio'''
 SOFT_TEST = """
+
+def test_formula_of_soft_surrogate():
+    A, mask = torch.tensor([2.0], dtype=torch.float64), torch.tensor([[True]])
+    found = losses.soft_surrogate(torch.tensor([[1.5]], dtype=torch.float64), A, mask)
+    close(found, [[-2 / (1 + math.exp(-2))]], "sigmoid of 4 times a half")
+
 
 def test_the_soft_surrogate_has_the_slope_of_the_policy_gradient_at_a_ratio_of_1():
     from nanogrpo.grpo import GRPOConfig
@@ -187,9 +237,10 @@ def test_a_soft_clip_from_end_to_end(repository):
     change("tests/test_losses.py", row, row + soft)
     repository.append("tests/test_losses.py", SOFT_TEST)
     assert repository.touched == files("Add a loss variant")
-    repository.test(
-        "tests/test_losses.py", "tests/test_reachable.py", "tests/test_defaults.py", "tests/test_museum.py"
-    )
+    repository.python("tests/formulas_page.py")
+    assert repository.changed() - repository.touched == {"book/identities.md"}, "by that command, not by hand"
+    tests = ("losses", "reachable", "defaults", "museum", "identities", "cheat_sheet")
+    repository.test(*[f"tests/test_{name}.py" for name in tests])
     assert "soft" in repository.python("-m", "nanogrpo", "grpo", "--help")
 
 
@@ -222,12 +273,15 @@ def test_a_task(repository, tmp_path):
         "    assert len(rows) == 27 and {'prompt': 'abc=', 'answer': 'cba'} in rows\n",
     )
     assert repository.touched == files("Add a task")
-    repository.test("tests/test_tasks.py", "tests/test_main.py", "-k", "not lines")
+    tests = ("tasks", "main", "options", "reachable", "defaults")
+    repository.test(*[f"tests/test_{name}.py" for name in tests], "-k", "not lines")
+    assert "lines, reverse" in repository.python("-m", "nanogrpo", "grpo", "--help")
     short = ["--task", "reverse", "--max-steps", "2"]
     repository.python("-m", "nanogrpo", "sft", *short, "--out", str(tmp_path / "start"))
     repository.python(
         "-m", "nanogrpo", "grpo", *short, "--model", str(tmp_path / "start"), "--out", str(tmp_path / "run")
     )
+    assert repository.changed() == repository.touched
 
 
 CHECK = '''"""A check of the fine for long completions. See :mod:`nanogrpo.teach.check`."""

@@ -1,19 +1,26 @@
 """Tasks: the two that are here, and a third, which is one class."""
 
+import ast
 import itertools
+import json
+import re
+from pathlib import Path
 
+import chaptercode
 import pytest
 
 from nanogrpo import grpo
 from nanogrpo.errors import OptionError, RowError
 from nanogrpo.grpo import GRPOConfig
+from nanogrpo.job import folder_of, sft_command
 from nanogrpo.plays import MAX_NEW_TOKENS
 from nanogrpo.recipes import measure, new_policy, sft_until, summary, test_problems
 from nanogrpo.rewards import call_reward, exact_match
 from nanogrpo.sft import SFTConfig
-from nanogrpo.tasks import TASKS, Addition, Task, find
+from nanogrpo.tasks import TASKS, Addition, Task, find, usual
 from nanogrpo.tokenizer import CharTokenizer
 
+ROOT = Path(__file__).parents[1]
 test_problems.__test__ = False  # a recipe, not a test
 
 
@@ -85,6 +92,78 @@ def test_a_third_task_is_one_class(monkeypatch):
     )
     config = GRPOConfig(task.max_new_tokens, group_size=2, prompts_per_step=2, max_steps=1)
     assert next(grpo.train(model, task.tokenizer, training, exact_match, config))["step"] == 1
+
+
+NO_TASK = {  # words that are names of tasks, too
+    "show/widgets/formula.py": {"lines"},  # of code
+    "teach/checks/lab_loop.py": {"addition"},  # weights that ship
+}
+
+
+def texts(path):
+    """Every text in a file's code; docstrings are none."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    documented = [n for n in nodes if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef) and n.body]
+    docs = {id(n.body[0].value) for n in documented if isinstance(n.body[0], ast.Expr)}
+    found = (n for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    return [n.value for n in found if id(n) not in docs]
+
+
+def test_names_of_tasks_stand_in_the_table_of_tasks_alone():
+    package, names = ROOT / "nanogrpo", "|".join(TASKS)
+    for path in sorted(package.rglob("*.py")):
+        place = str(path.relative_to(package))
+        core = path.parent == package  # where nothing but tasks is called so, a name within a text counts
+        named = re.compile(rf"\b({names})\b" if core else rf"({names})\Z")
+        found = {
+            match[1] for text in texts(path) if (match := named.search(text) if core else named.match(text))
+        }
+        assert place == "tasks.py" or found == NO_TASK.get(place, set()), f"{place} names a task"
+
+
+def test_the_first_task_of_its_kind_is_the_usual_one(monkeypatch):
+    monkeypatch.setattr("nanogrpo.tasks.TASKS", {"reverse": Reverse(), **TASKS})
+    assert usual().name == "reverse" and usual(learned_reward=True).name == "lines"
+    assert folder_of("grpo", usual()) == "runs/grpo" and folder_of("rm", find("lines")) == "runs/rm"
+    assert folder_of("grpo", find("addition")) == "runs/grpo-addition"
+    assert sft_command(usual()) == "python -m nanogrpo sft"
+    assert sft_command(find("addition")) == "python -m nanogrpo sft --task addition"
+
+
+class Long(Reverse):
+    """Words of eight letters, whose answers are longer than those of a sum."""
+
+    max_new_tokens = 9
+
+    def split(self):
+        words = ["".join(letters) for letters in itertools.product("ab", repeat=8)]
+        rows = [{"prompt": f"{word}=", "answer": word[::-1]} for word in words]
+        return rows[::2], rows[1::2]
+
+
+def test_the_quickstart_s_code_cuts_no_answer_of_a_third_task():
+    task = Long()
+    guesses = chaptercode.chapter("quickstart").guesses
+    guesses.__globals__.update(task=task, policy=new_policy(task, 0), problems=test_problems(task))
+    lengths = [len(text) for text in guesses()]
+    assert len(lengths) == 8 and 4 < max(lengths) <= task.max_new_tokens
+
+
+OWN_ROOM = {"sft": {"60", "63"}, "zero-variance": {"2"}}  # running text; a task of the chapter's own
+
+
+def test_what_a_reader_copies_takes_the_room_for_an_answer_from_the_task():
+    for path in sorted((ROOT / "book").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        if re.search(r"^(task|TASK) = ", code, re.MULTILINE):
+            found = set(re.findall(r"max_(?:new_tokens|completion_length)\W{1,4}(\d+)", code))
+            assert found == OWN_ROOM.get(path.stem, set()), f"{path.stem} has a number where its task has one"
+    for path in [ROOT / "README.md", *(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.ipynb")]:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"`(?:GRPO|PPO)Config\((?:max_new_tokens=)?\d", text), (
+            f"{path.name} has a number"
+        )
 
 
 def test_what_is_no_task_is_refused(monkeypatch):
