@@ -263,7 +263,7 @@ def _row('''
 
 
 @pytest.mark.thorough
-def test_a_task(repository, tmp_path):
+def test_a_task(repository):
     repository.edit("nanogrpo/tasks.py", "\ndef _row(", REVERSE)
     repository.edit("nanogrpo/tasks.py", "(Addition(), Lines())", "(Addition(), Lines(), Reverse())")
     repository.append(
@@ -277,10 +277,8 @@ def test_a_task(repository, tmp_path):
     repository.test(*[f"tests/test_{name}.py" for name in tests], "-k", "not lines")
     assert "lines, reverse" in repository.python("-m", "nanogrpo", "grpo", "--help")
     short = ["--task", "reverse", "--max-steps", "2"]
-    repository.python("-m", "nanogrpo", "sft", *short, "--out", str(tmp_path / "start"))
-    repository.python(
-        "-m", "nanogrpo", "grpo", *short, "--model", str(tmp_path / "start"), "--out", str(tmp_path / "run")
-    )
+    repository.python("-m", "nanogrpo", "sft", *short, "--out", "runs/start")
+    repository.python("-m", "nanogrpo", "grpo", *short, "--model", "runs/start", "--out", "runs/run")
     assert repository.changed() == repository.touched
 
 
