@@ -103,9 +103,9 @@ def clip_cov(
     .. math:: M_{it} = 0 \text{ for } \max(1, \lfloor rN \rfloor) \text{ tokens drawn from }
               \{it : \omega_{\mathrm{low}} < c_{it} < \omega_{\mathrm{high}}\} \text{, else } 1
 
-    arXiv 2505.22617, section 4. Of N tokens, ``max(1, int(clip_cov_ratio * N))`` are left out, or as many as
-    have a covariance between the bounds. verl: ``loss_mode="clip_cov"``, whose options have the same names.
-    TRL has none.
+    Of N tokens, with r = ``clip_cov_ratio`` and c from :func:`covariance` (arXiv 2505.22617, section 4).
+    Fewer are left out where fewer are between the bounds. verl: ``loss_mode="clip_cov"``, whose options have
+    the same names. TRL has none.
 
     Args:
         cov: (B, T), see :func:`covariance`.
@@ -154,7 +154,8 @@ def kl_cov(cov: Tensor, mask: Tensor, kl_cov_ratio: float = 0.0002) -> Tensor:
     .. math:: M_{it} = 1 \text{ for the } \max(1, \lfloor rN \rfloor) \text{ tokens of the largest } c_{it}
               \text{, else } 0
 
-    arXiv 2505.22617, section 4. To the loss of each, ``kl_cov_coef`` times
+    Of N tokens, with r = ``kl_cov_ratio`` and c from :func:`covariance` (arXiv 2505.22617, section 4). To the
+    loss of each, ``kl_cov_coef`` times
     :math:`|\log \pi_\theta - \log \pi_{\mathrm{old}}|` is added. verl: ``loss_mode="kl_cov"`` with
     ``ppo_kl_coef``, which has no clip. TRL has none.
 
@@ -196,8 +197,9 @@ def next_entropy_coef(
     .. math:: c' = \min(c + \Delta,\ c_{\max}) \text{ if } H \le H^*, \text{ else }
               \max(c - \Delta,\ c_{\min})
 
-    Skywork-OR1 (arXiv 2505.22312). TRL: ``use_adaptive_entropy``. verl has none. The bonus itself is paid
-    only while the entropy is at most the target.
+    Skywork-OR1 (arXiv 2505.22312), with H the entropy, :math:`H^*` its target and c the price. TRL:
+    ``use_adaptive_entropy``. verl has none. The bonus itself is paid only while the entropy is at most the
+    target.
 
     Args:
         coef: The price now, nats to reward.

@@ -2,11 +2,10 @@
 
 ``python tests/formulas_page.py`` writes them into ``book/identities.md``, between two comments.
 A function is proven by each test called ``test_formula_of_`` and its name, in whichever file of the tests.
+Files are read here, and not imported.
 """
 
 import ast
-import importlib
-import inspect
 import re
 from pathlib import Path
 
@@ -24,17 +23,15 @@ FILES = {
 NO_FORMULA = {"per_token"}  # it gives advantages the shape of tokens, and computes nothing
 
 
-def functions(module: str) -> list[str]:
-    """The public functions of a file that compute something; what only refuses bad input is none."""
-    found = vars(importlib.import_module(f"nanogrpo.{module}"))
-    own = (name for name, value in found.items() if inspect.isfunction(value) and not name.startswith("_"))
-    return [
-        name
-        for name in own
-        if found[name].__module__ == f"nanogrpo.{module}"
-        and not name.startswith("check_")
-        and name not in NO_FORMULA
-    ]
+def functions(module: str) -> dict[str, str]:
+    """The docstrings of a file's public functions that compute something; what refuses bad input is none."""
+    source = (TESTS.parent / "nanogrpo" / f"{module}.py").read_text(encoding="utf-8")
+    own = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    return {
+        node.name: ast.get_docstring(node) or ""
+        for node in own
+        if not node.name.startswith(("_", "check_")) and node.name not in NO_FORMULA
+    }
 
 
 def proofs() -> dict[str, list[tuple[str, str]]]:
@@ -54,13 +51,13 @@ def proofs() -> dict[str, list[tuple[str, str]]]:
 
 def formula(module: str, name: str) -> tuple[str, str]:
     """The first formula of a docstring, and the sentence that follows it: whose it is. Empty without."""
-    text = inspect.getdoc(getattr(importlib.import_module(f"nanogrpo.{module}"), name)) or ""
-    found = re.search(r"\.\. math::\s*(.*?)\n\n(\S.*?)(?:\n\n|\Z)", text, re.DOTALL)
+    found = re.search(r"\.\. math::\s*(.*?)\n\n(\S.*?)(?:\n\n|\Z)", functions(module)[name], re.DOTALL)
     if not found:
         return "", ""
-    source = re.split(r"(?<=[.)])(?<!Dr[.])\s+(?=[A-Z`\"])", found[2])[0]
-    source = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(source.split())).replace("``", "`")
-    return " ".join(found[1].split()), re.sub(r"[:;]$|\.$", "", source) + "."
+    source = re.split(r"(?<=[.)])(?<!Dr[.])\s+(?=[A-Z`\":]|k and)", found[2])[0]
+    source = re.sub(r":math:`([^`]+)`", r"$\1$", " ".join(source.split()))
+    source = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", source).replace("``", "`")
+    return " ".join(found[1].split()), re.sub(r"[.:;]$", "", source) + "."
 
 
 def entry(module: str, name: str) -> str:
