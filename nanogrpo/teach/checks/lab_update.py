@@ -20,6 +20,7 @@ from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradi
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.losses import (
+    IMPROBABLE,
     ADVANTAGES,
     CLIPS,
     OLD,
@@ -115,30 +116,26 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     got = call(implementation, logprobs, old.detach().masked_fill(~mask, -1e4), *bounds)
     padding_does_not_overflow("loss", got, got, logprobs)
     arguments = (logprobs, old, *bounds)
-    padding_is_arbitrary(
-        "the loss of a token",
-        implementation,
-        reference,
-        arguments,
-        mask,
-        (0, 1),
-        trained=0,
-        zero_gradient=True,
-    )
+    what = "the loss of a token"
+    padding_is_arbitrary(what, implementation, reference, arguments, mask, (0, 1), trained=0)
     _far_off(implementation, reference, arguments)
     clips = {place + 1: values for place, values in CLIPS.items()}
     at_other_sizes("the loss of a token", implementation, reference, arguments, clips, ((2,),), mask)
 
 
 def _far_off(implementation: Callable, reference: Callable, arguments: tuple) -> None:
-    """Tokens whose probability has changed by many orders."""
+    """Tokens whose probability has changed by many orders, and improbable ones."""
     logprobs, old, A, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
-    given = (logprobs + 12.0, old, A, *others)
-    got, right = number("the loss", call(implementation, *given)), reference(*given)
-    size = right.abs().clamp(min=1.0)
-    same = got / size if got.shape == right.shape else torch.zeros_like(right)
     sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
-    compare("where log-probs are far off the loss of a token", got / size, right / size, [(same, sentence)])
+    for gap, both in ((12.0, 0.0), (0.0, -120.0)):
+        given = (logprobs + gap + both, old + both, A, *others)
+        got, right = number("the loss", call(implementation, *given)), reference(*given)
+        if both and not got.isfinite().all():
+            raise CheckFailed(IMPROBABLE)
+        size = right.abs().clamp(min=1.0)
+        same = got / size if got.shape == right.shape else torch.zeros_like(right)
+        what = "where log-probs are far off the loss of a token"
+        compare(what, got / size, right / size, [(same, sentence)], rtol=1e-3)
 
 
 @register()
@@ -170,7 +167,11 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     dirty = (*(soiled(x, mask) for x in batch[:3]), *batch[3:])
     dirty_loss = number_alone(call(implementation, *dirty, beta=beta))
     not_reached("the loss", dirty_loss)
-    compare("where NaN stands at padding the loss", dirty_loss, call(implementation, *batch, beta=beta))
+    clean_loss = number_alone(call(implementation, *batch, beta=beta))
+    compare("where NaN stands at padding the loss", dirty_loss, clean_loss)
+    slope, clean = (gradient("the loss", x, a[0]) for x, a in ((dirty_loss, dirty), (clean_loss, batch)))
+    not_reached("the gradient of the loss", slope)
+    compare("where NaN stands at padding the gradient of the loss", slope, clean)
 
 
 REFERENCE = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."

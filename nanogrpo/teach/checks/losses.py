@@ -18,6 +18,10 @@ from nanogrpo.teach.checks.registry import CheckFailed, register
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 aggregate = partial(losses.aggregate, how="sequence_mean")
+IMPROBABLE = (
+    "For improbable tokens the ratio is NaN or infinite: both probabilities are 0 in float32. Subtract the "
+    "log-probs, and take exp of the difference."
+)
 DETACHED = "they are not detached. They are constants"
 OLD = f"old_logprobs: {DETACHED} from sampling; where both come from one graph the two gradients cancel."
 ADVANTAGES = f"the advantages: {DETACHED} of the loss; use advantages.detach()."
@@ -37,13 +41,15 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
         alone=True,
     )  # fmt: skip
     plain, before = logprobs.detach(), old.detach()
-    for gap in (12.0, -12.0):
-        given = (plain + gap, before, mask)
+    for gap, both in ((12.0, 0.0), (-12.0, 0.0), (0.0, -120.0)):  # no float32 holds the probabilities of the last
+        given = (plain + gap + both, before + both, mask)
         right = losses.importance_ratio(*given)
         got, unit = number("the ratio", call(implementation, *given)), right.clamp(min=1.0)
         same = got / unit if got.shape == right.shape else torch.zeros_like(right)
         sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
         what = "where log-probs are far off the ratio"
+        if both and not got.isfinite().all():
+            raise CheckFailed(IMPROBABLE)
         compare(what, got / unit, right / unit, [(same, sentence)], mask, rtol=1e-3)
 
 
@@ -88,8 +94,9 @@ def check_mask_before_exp(implementation: Callable, draw: Draw) -> None:
     if not isinstance(got, Tensor) or not got.requires_grad or got.shape != mask.shape:
         return  # check_importance_ratio says what is wrong
     padding_does_not_overflow("ratio", got, torch.where(mask, got, 0.0), logprobs)
-    got = call(implementation, logprobs, soiled(old, mask), mask)
-    slope = gradient("the ratio", torch.where(mask, got, 0.0), logprobs)
+    leaf = soiled(logprobs, mask)
+    got = call(implementation, leaf, soiled(old, mask), mask)
+    slope = gradient("the ratio", got, leaf)
     if not got.isfinite().all() or not slope.isfinite().all():
         what = "ratio" if slope.isfinite().all() else "gradient of the ratio"
         raise CheckFailed(f"What stands at padding makes the {what} infinite or NaN. {CHOOSE}")
