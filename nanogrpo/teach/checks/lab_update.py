@@ -16,13 +16,13 @@ from nanogrpo import rollout as rollouts
 from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient, number
+from nanogrpo.teach.checks.compare import agree, call, compare, gradient, listed, no_gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.losses import (
-    IMPROBABLE,
     ADVANTAGES,
     CLIPS,
+    IMPROBABLE,
     OLD,
     check_penalty,
     clip_case,
