@@ -13,6 +13,7 @@ from nanogrpo import reward_model
 from nanogrpo.teach.checks.compare import agree, call
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 
@@ -65,6 +66,7 @@ def check_preference_probs(implementation: Callable, draw: Draw) -> None:
     odds = ((a - b) / cold).exp()
     floors += [(odds / (1 + odds), "exp overflows, and its share is no number: use torch.sigmoid.")]
     agree(f"at the temperature {cold} the probability", implementation, probability, (a, b, cold), floors)
+    _many("the probability", implementation, probability, (a, b, tau))
     at_other_sizes("the probability", implementation, probability, (a, b, tau), {2: (0.05, 5.0, 100.0)})
 
 
@@ -117,6 +119,7 @@ def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
         ),
     ]
     agree("the ceiling", implementation, _ceiling, (probs,), mistakes)
+    _many("the ceiling", implementation, _ceiling, (probs,))
 
 
 @register()
@@ -180,6 +183,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
         return torch.as_tensor(reward_model.pair_accuracy(chosen, rejected))
 
     agree("the accuracy", implementation, reference, (chosen, rejected), mistakes)
+    _many("the accuracy", implementation, reference, (chosen, rejected))
     at_other_sizes("the accuracy", implementation, reference, (chosen, rejected), scaled=((0, 1),))
     alike = torch.zeros(N)
     untrained = [(torch.tensor(x), "Where all scores are equal, each pair is a tie and counts half.")
@@ -212,6 +216,12 @@ def check_best_of_n(implementation: Callable, draw: Draw) -> None:
     for n in (2, N // 2):
         agree("the mean value of a large pool", implementation, _best, (*pool, n), [], rtol=1e-2)
     at_other_sizes("the mean value", implementation, _best, (scores, values, 2), scaled=((0,), (1,)))
+
+
+def _many(what: str, implementation: Callable, reference: Callable, arguments: tuple) -> None:
+    """Three thousand rows: no half precision counts so far."""
+    axes = tuple("N" if isinstance(a, Tensor) else "" for a in arguments)
+    at_other_shapes(what, implementation, reference, arguments, axes, ({"N": 2}, {"N": 5000}))
 
 
 def _lists_no_subsets(implementation: Callable, draw: Draw) -> None:

@@ -24,6 +24,7 @@ from nanogrpo.teach.checks.losses import (
     CLIPS,
     IMPROBABLE,
     OLD,
+    SHAPES,
     check_penalty,
     clip_case,
     loss_case,
@@ -37,6 +38,7 @@ from nanogrpo.teach.checks.losses import (
 )
 from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
@@ -70,6 +72,8 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
         *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
     ]
     agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=5e-3, atol=5e-3)
+    shapes = ({"P": r.shape[1]}, {"P": 1, "G": 1}, {"G": 2}, {"P": 40, "G": 60})
+    at_other_shapes("the advantage", implementation, advantages.group_advantages, (r,), ("PG",), shapes)
     tiny = torch.tensor([[0.0] * 4 + [1e-6], [0.5] * 4 + [0.500004]])  # close, and not tied
     wanted = advantages.group_advantages(tiny)
     tied = [
@@ -121,6 +125,8 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     _far_off(implementation, reference, arguments)
     clips = {place + 1: values for place, values in CLIPS.items()}
     at_other_sizes("the loss of a token", implementation, reference, arguments, clips, ((2,),), mask)
+    axes = ("BT", "BT", "B", "BT", "", "")
+    at_other_shapes("the loss of a token", implementation, reference, arguments, axes, SHAPES, 0)
 
 
 def _far_off(implementation: Callable, reference: Callable, arguments: tuple) -> None:
@@ -161,6 +167,11 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     beta = draw.uniform(0.5, 2, 1).item()
     for times in (1, 0.02, 8):
         check_penalty(implementation, batch, times * beta, how)
+    at_other_shapes(
+        "the loss", lambda *batch: number_alone(call(implementation, *batch, beta=beta)),
+        lambda *batch: grpo_loss(*batch, beta=beta, aggregation=how)[0], batch, ("BT", "BT", "BT", "B", "BT"),
+        ({"B": mask.shape[1]}, {"T": 1}, {"T": 60}), 0,
+    )  # fmt: skip
     ref = batch[2].clone().requires_grad_()
     loss_of_ref = number_alone(call(implementation, *batch[:2], ref, *batch[3:], beta=beta))
     no_gradient("the loss", loss_of_ref, ref, REFERENCE)

@@ -15,6 +15,7 @@ from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
 from nanogrpo.teach.checks.padding import CHOOSE, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 aggregate = partial(losses.aggregate, how="sequence_mean")
@@ -41,7 +42,10 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
         alone=True,
     )  # fmt: skip
     plain, before = logprobs.detach(), old.detach()
-    for gap, both in ((12.0, 0.0), (-12.0, 0.0), (0.0, -120.0)):  # no float32 holds the probabilities of the last
+    whole, shapes = torch.ones_like(mask), ({"B": T}, {"T": 1}, {"T": 2}, {"T": 60})
+    given, axes = (logprobs, old, whole), ("BT", "BT", "BT")
+    at_other_shapes("the ratio", implementation, losses.importance_ratio, given, axes, shapes, 0)
+    for gap, both in ((12.0, 0.0), (-12.0, 0.0), (0.0, -120.0)):  # the last are 0 in float32
         given = (plain + gap + both, before + both, mask)
         right = losses.importance_ratio(*given)
         got, unit = number("the ratio", call(implementation, *given)), right.clamp(min=1.0)
@@ -123,10 +127,11 @@ def clip_case(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float, float]:
     mask[:2], mask[-1, 1:] = True, False  # one of each sign with all three ratios; the last row ends early
     advantages = draw.uniform(0.5, 2, B) * torch.tensor([1.0, -1.0]).repeat(3)[:B]
     advantages[2] = 0.0  # as good as its group
-    ratio[1, 2] = draw.uniform(4, 6, 1).item()  # far off, at a negative advantage: nothing bounds it
+    ratio[1, 2] = draw.uniform(30, 60, 1).item()  # far off, at a negative advantage: nothing bounds it
     return ratio, advantages.requires_grad_(), mask, round(low, 2), round(high, 2)
 
 
+SHAPES = ({"B": 3}, {"T": 1}, {"T": 2}, {"T": 60})
 CLIPS = {3: (0.0, 0.9), 4: (0.0, 4.0)}  # other bounds, by their places
 
 
@@ -143,6 +148,9 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     what = "the loss of a token"
     padding_is_arbitrary(what, implementation, losses.clipped_surrogate, arguments, mask, [0], trained=0)
     at_other_sizes(what, implementation, losses.clipped_surrogate, arguments, CLIPS, ((1,),), mask)
+    at_other_shapes(
+        what, implementation, losses.clipped_surrogate, arguments, ("BT", "B", "BT", "", ""), SHAPES, 0
+    )
 
 
 def surrogate_mistakes(
