@@ -72,8 +72,11 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
         *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
     ]
     agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=5e-3, atol=5e-3)
-    shapes = ({"P": r.shape[1]}, {"P": 1, "G": 1}, {"G": 2}, {"P": 40, "G": 60})
+    shapes = ({"P": r.shape[1]}, {"P": 1, "G": 2}, {"P": 40, "G": 60})
     at_other_shapes("the advantage", implementation, advantages.group_advantages, (r,), ("PG",), shapes)
+    one, no_number = call(implementation, r[:, :1]), torch.full_like(r[:, :1], torch.nan)
+    alone = "A group of one is tied: its largest reward is its smallest, so it gets exactly 0."
+    compare("the advantage in a group of one", one, torch.zeros_like(no_number), [(no_number, alone)])
     tiny = torch.tensor([[0.0] * 4 + [1e-6], [0.5] * 4 + [0.500004]])  # close, and not tied
     wanted = advantages.group_advantages(tiny)
     tied = [

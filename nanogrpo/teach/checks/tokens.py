@@ -107,7 +107,7 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
     with torch.no_grad():
         weight.mul_(0.7)  # as an update does
     sentence = (
-        "The model has been trained since, and the log-probs are those that it gave before: ask it again."
+        "The model has been trained since, and these are the log-probs that it gave before: ask it again."
     )
     agree(
         "after an update the log-prob of a token", implementation, rollout.token_logprobs, arguments,
