@@ -18,6 +18,8 @@ def at_other_shapes(
     axes: tuple[str, ...],
     sizes: tuple[dict[str, int], ...],
     trained: int | None = None,
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
 ) -> None:
     """Raise CheckFailed unless an implementation agrees with the reference for inputs of other shapes.
 
@@ -29,6 +31,8 @@ def at_other_shapes(
         axes: A letter for each axis of each argument, such as ``("BTV", "BT", "")``.
         sizes: The axes that are of another size, each time: what is there is repeated, or cut.
         trained: The place of an argument whose gradient is compared.
+        rtol: Of the numbers.
+        atol: Of the numbers.
     """
     for wanted in sizes:
         plain = tuple(
@@ -41,7 +45,7 @@ def at_other_shapes(
         got, right = call(implementation, *given), reference(*given)
         for name, x, y in in_pairs(names, got, right):
             same = torch.zeros_like(y) if x.shape != y.shape else x
-            compare(f"for {shape} {name}", x, y, [(same, sentence)], rtol=1e-3, atol=1e-4)
+            compare(f"for {shape} {name}", x, y, [(same, sentence)], rtol=rtol, atol=atol)
             if trained is not None:
                 slopes = [gradient(name, z, given[trained]) for z in (x, y)]
                 compare(f"for {shape} the gradient of {name}", *slopes, [(slopes[0], sentence)], atol=1e-4)
