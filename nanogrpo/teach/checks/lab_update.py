@@ -74,6 +74,9 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
     agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=5e-3, atol=5e-3)
     shapes = ({"P": r.shape[1]}, {"P": 1, "G": 2}, {"P": 40, "G": 60})
     at_other_shapes("the advantage", implementation, advantages.group_advantages, (r,), ("PG",), shapes)
+    best = torch.eye(1, 40)  # one of forty is right
+    what = "where one of forty is right the advantage"
+    compare(what, call(implementation, best), advantages.group_advantages(best), rtol=1e-3)
     one, no_number = call(implementation, r[:, :1]), torch.full_like(r[:, :1], torch.nan)
     alone = "A group of one is tied: its largest reward is its smallest, so it gets exactly 0."
     compare("the advantage in a group of one", one, torch.zeros_like(no_number), [(no_number, alone)])
@@ -136,7 +139,7 @@ def _far_off(implementation: Callable, reference: Callable, arguments: tuple) ->
     """Tokens whose probability has changed by many orders, and improbable ones."""
     logprobs, old, A, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
     sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
-    for gap, both in ((12.0, 0.0), (0.0, -120.0)):
+    for gap, both in ((12.0, 0.0), (25.0, 0.0), (0.0, -120.0)):
         given = (logprobs + gap + both, old + both, A, *others)
         got, right = number("the loss", call(implementation, *given)), reference(*given)
         if both and not got.isfinite().all():
@@ -170,9 +173,12 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     beta = draw.uniform(0.5, 2, 1).item()
     for times in (1, 0.02, 8):
         check_penalty(implementation, batch, times * beta, how)
+    some = A.detach().clone()
+    some[0] = 0.0  # a row of advantage 0 pays for its KL, too
+    silent = (*batch[:3], some, mask)
     at_other_shapes(
         "the loss", lambda *batch: number_alone(call(implementation, *batch, beta=beta)),
-        lambda *batch: grpo_loss(*batch, beta=beta, aggregation=how)[0], batch, ("BT", "BT", "BT", "B", "BT"),
+        lambda *batch: grpo_loss(*batch, beta=beta, aggregation=how)[0], silent, ("BT", "BT", "BT", "B", "BT"),
         ({"B": mask.shape[1]}, {"T": 1}, {"T": 60}), 0,
     )  # fmt: skip
     ref = batch[2].clone().requires_grad_()
