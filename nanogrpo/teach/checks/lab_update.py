@@ -178,7 +178,8 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     silent = (*batch[:3], some, mask)
     at_other_shapes(
         "the loss", lambda *batch: number_alone(call(implementation, *batch, beta=beta)),
-        lambda *batch: grpo_loss(*batch, beta=beta, aggregation=how)[0], silent, ("BT", "BT", "BT", "B", "BT"),
+        lambda *batch: grpo_loss(*batch, beta=beta, aggregation=how)[0], silent,
+        ("BT", "BT", "BT", "B", "BT"),
         ({"B": mask.shape[1]}, {"T": 1}, {"T": 60}), 0,
     )  # fmt: skip
     ref = batch[2].clone().requires_grad_()
