@@ -38,7 +38,7 @@ CHAPTERS = $(shell $(BIN)/python -c 'import sys; sys.path.insert(0, "book/_ext")
 export PATH := $(abspath $(BIN)):$(PATH)
 export PYTHONUNBUFFERED := 1
 
-.PHONY: book colab test test-thorough test-foreign test-versions planted spread browser museum parity trl bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
+.PHONY: book colab test test-thorough test-foreign test-versions planted planted-foreign spread browser museum parity trl bench lab labs labs-grade grade course slides lighthouse lint clean env render fonts tools
 
 env: $(STAMP)
 
@@ -118,6 +118,10 @@ test-foreign: $(STAMP)
 # Mistakes, one by one, in copies of the package: which cell of which chapter turns red? WORDS="k3 clip" for some.
 planted: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/planted.py $(WORDS)
+
+# The same as another machine would round, as in test-foreign.
+planted-foreign: $(STAMP)
+	$(FOREIGN) OMP_NUM_THREADS=1 $(BIN)/python tests/planted.py $(WORDS)
 
 # What rounding alone makes of the numbers that the chapters' runs print; CHAPTERS="book/kl.ipynb" for some.
 spread: $(STAMP)

@@ -133,7 +133,7 @@ def check_shape(what: str, got, expected: tuple[int, ...], why: str = "") -> Non
     """Raise ShapeError, naming both shapes, unless tensor ``got`` has shape ``expected``."""
     if not (hasattr(got, "shape") and hasattr(got, "requires_grad")):  # an array of NumPy has no gradient
         raise DTypeError(f"{what} is of type {type(got).__name__}, need a tensor; use torch.tensor(...)")
-    if tuple(got.shape) != tuple(expected):
+    if got.shape != expected and tuple(got.shape) != tuple(expected):
         reason = f" ({why})" if why else ""
         raise ShapeError(f"{what} has shape {tuple(got.shape)}, expected {tuple(expected)}{reason}")
 

@@ -51,7 +51,13 @@ class GRPOConfig(VariantConfig):
     scale_rewards: Literal["group", "batch", "global", "none", "mean"] = option(
         "group", help="whose standard deviation, or ``mean``, it is divided by, see the same function."
     )
-    correction: int = option(0, help="of that deviation: 0 divides by G, 1 by G - 1 (Bessel).", low=0, high=1)
+    correction: int = option(
+        0,
+        help="of that deviation: 0 divides by G, 1 by G - 1 (Bessel).",
+        low=0,
+        high=1,
+        needs="scale_rewards=group|batch|global",
+    )
     overlong_buffer: int = option(
         0,
         help="so many of the last tokens cost up to 1 of the reward, see "
@@ -71,6 +77,7 @@ class GRPOConfig(VariantConfig):
         "loss",
         help="where KL is charged: in the ``loss`` token by token, or in the ``reward``, where a completion "
         "pays for the sum of its tokens before it is compared with its group.",
+        needs="beta",
     )
     num_iterations: int = option(
         1, help="times that each batch of samples is gone through (the paper's mu).", low=1

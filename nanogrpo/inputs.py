@@ -6,8 +6,6 @@ each look makes a GPU wait: only before the first one, and after the last.
 Legend: P prompts, G completions a prompt, B = P*G rows, V vocabulary.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral, Rational, Real
 
 import torch
@@ -125,16 +123,17 @@ def check_draw(logits: Tensor, uniforms: Tensor, temperature: float) -> None:
     check_temperature(temperature)
 
 
-@contextmanager
-def a_token_of_each_row() -> Iterator[None]:
+class a_token_of_each_row:  # used as a function is; one made by @contextmanager takes ten times as long
     """Turn an index past the last token into NonFiniteError: NaN compares with nothing, so it ends there.
 
     To ask beforehand would cost more than all the other checks of a token together.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        raise NonFiniteError(NOT_FINITE) from error
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _) -> None:
+        if isinstance(error, RuntimeError):
+            raise NonFiniteError(NOT_FINITE) from error
 
 
 def check_uniforms(uniforms: Tensor) -> None:
@@ -151,6 +150,8 @@ def check_sampled(logprobs: Tensor) -> None:
 
 def check_temperature(temperature: float, low_is_allowed: bool = True) -> None:
     """Raise OptionError unless it is a finite number above 0, or 0 where greedy choices are meant."""
+    if type(temperature) is float and 0 < temperature <= LARGEST:
+        return  # asked at each token, so what is usual comes first
     fraction = isinstance(temperature, Rational) and not isinstance(temperature, Integral)
     if isinstance(temperature, bool) or not isinstance(temperature, Real) or fraction:
         raise OptionError(f"temperature={temperature!r} is of type {type(temperature).__name__}, no number")

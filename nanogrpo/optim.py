@@ -60,6 +60,7 @@ class AdamW:
         self.square = [torch.zeros_like(p) for p in self.params]
         self.before = [torch.empty_like(p) for p in self.params]  # to take back a step that breaks them
         self.steps = 0
+        self.norm = math.inf  # of all parameters together, after the last step; unknown before the first
 
     def zero_grad(self) -> None:
         """Forget the gradients, since new ones are to be computed.
@@ -95,9 +96,10 @@ class AdamW:
             torch._foreach_mul_(matrices, max(1 - self.lr * self.weight_decay, -most))
         rate = min(self.lr / (1 - beta1**self.steps), most)
         torch._foreach_addcdiv_(self.params, self.mean, scale, -rate)
-        norm = float(torch.stack(torch._foreach_norm(self.params)).norm())
-        if not norm < float("inf"):
+        self.norm = norm = float(torch.stack(torch._foreach_norm(self.params)).norm())
+        if not norm < math.inf:
             torch._foreach_copy_(self.params, self.before)
+            self.norm = math.inf
             raise NonFiniteError(
                 f"the weights' norm would be {norm} after {where} with learning rate {self.lr:g}; they are "
                 "as they were before it, and the last checkpoint is untouched. Lower the learning rate"

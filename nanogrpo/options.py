@@ -36,6 +36,7 @@ def option(
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    needs: str = "",
     error: type[OptionError] | type[ValueError] = OptionError,
 ) -> Any:
     """Declare a field of a config: its default, its meaning and its range.
@@ -47,13 +48,14 @@ def option(
         high: the largest value.
         above: an open bound; the value itself is not allowed.
         below: likewise.
+        needs: another option, without which this one does nothing: its name, or ``name=value|value``.
         error: what is raised outside the range.
 
     Every number must be finite, whatever its range. Of a tuple, the range is that of each entry.
     """
     given = zip(BOUNDS, (low, high, above, below), strict=True)
     stated = {word: bound for word, bound in given if bound is not None}
-    return field(default=default, metadata={"help": help, "range": stated, "error": error})
+    return field(default=default, metadata={"help": help, "range": stated, "needs": needs, "error": error})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,19 @@ class Options:
 
     def check(self) -> None:
         """What fields must say of each other; overridden where there is something to check."""
+
+    def idle(self) -> list[str]:
+        """A sentence for each option that is not at its default and does nothing, since another is off."""
+        said = []
+        for f in fields(self):
+            name, _, values = f.metadata.get("needs", "").partition("=")
+            value = getattr(self, f.name)
+            if not name or value == f.default:
+                continue
+            other = getattr(self, name)
+            if other not in values.split("|") if values else not other:
+                said.append(f"{f.name}={value!r} does nothing, since {name} is {other!r}")
+        return said
 
     @classmethod
     def of(cls, values: Mapping[str, Any]):

@@ -49,13 +49,20 @@ class PPOConfig(VariantConfig):
         "number for all its tokens.",
     )
     gamma: float = option(1.0, help="discount a token.", low=0, high=1)
-    lam: float = option(0.95, help="GAE's lambda: 0 trusts the critic, 1 the sampled rewards.", low=0, high=1)
+    lam: float = option(
+        0.95,
+        help="GAE's lambda: 0 trusts the critic, 1 the sampled rewards.",
+        low=0,
+        high=1,
+        needs="advantage_estimator=gae",
+    )
     whiten_advantages: bool = option(
         True, help="see :func:`~nanogrpo.advantages.whiten`; over the batch, before it is cut."
     )
     kl_in: Literal["loss", "reward"] = option(
         "reward",
         help="where KL is charged: off the ``reward`` of each token, or in the ``loss``, as GRPO does.",
+        needs="beta",
     )
     critic: Literal["separate", "head"] = option(
         "separate", help="its kind, see :func:`~nanogrpo.critic.new_critic`."

@@ -17,6 +17,7 @@ import copy
 import functools
 import inspect
 import traceback
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -184,7 +185,7 @@ def _call(function: RewardFunction, name: str, columns: dict[str, list]) -> Any:
         return function(**columns)
     except NanoGRPOError:
         raise
-    except Exception as error:
+    except (Exception, GeneratorExit, CancelledError) as error:  # Ctrl-C and exit() are meant
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
         place = f"{frames[0].filename}, line {frames[0].lineno}" if frames else "it was not entered"
         raise RewardError(

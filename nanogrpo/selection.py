@@ -116,7 +116,8 @@ def clip_cov(
         (B, T) bool, true where a token counts; false where masked.
 
     Raises:
-        ShapeError, DTypeError: Shapes differ, or ``mask`` is not bool.
+        ShapeError, DTypeError, MaskError: Shapes differ, ``mask`` is not bool or has no true.
+        OptionError: The share is not from 0 to 1, or the lower bound is not below the upper one.
 
     When it is wrong: with a batch of a few thousand tokens. The share is so small that one token in five
     thousand is left out: it was tuned for batches of millions.
@@ -128,12 +129,19 @@ def clip_cov(
     cov = widen("cov", cov)
     check_mask(mask, cov=cov)
     _check_share("clip_cov_ratio", clip_cov_ratio)
-    number = max(int(clip_cov_ratio * int(mask.sum())), 1)
+    check_covariances(clip_cov_lb, clip_cov_ub)
+    number = max(int(clip_cov_ratio * len(_kept(cov, mask))), 1)
     places = (mask & (cov > clip_cov_lb) & (cov < clip_cov_ub)).nonzero()  # (N, 2)
     out = places[torch.randperm(len(places), generator=generator).to(places.device)[:number]]
     kept = mask.clone()
     kept[out[:, 0], out[:, 1]] = False
     return kept
+
+
+def check_covariances(low: float, high: float) -> None:
+    """Raise OptionError unless there is something between the bounds; NaN is none."""
+    if not low < high:
+        raise OptionError(f"clip_cov_lb={low} must be below clip_cov_ub={high}, or no token is between them")
 
 
 @torch.no_grad()
@@ -153,7 +161,7 @@ def kl_cov(cov: Tensor, mask: Tensor, kl_cov_ratio: float = 0.0002) -> Tensor:
         (B, T) bool, true where a token pays; false where masked.
 
     Raises:
-        ShapeError, DTypeError: Shapes differ, or ``mask`` is not bool.
+        ShapeError, DTypeError, MaskError: Shapes differ, ``mask`` is not bool or has no true.
 
     When it is wrong: with one update a batch. There the ratio is 1, the penalty is at its minimum and its
     gradient is 0: it does nothing at all.
@@ -164,7 +172,7 @@ def kl_cov(cov: Tensor, mask: Tensor, kl_cov_ratio: float = 0.0002) -> Tensor:
     cov = widen("cov", cov)
     check_mask(mask, cov=cov)
     _check_share("kl_cov_ratio", kl_cov_ratio)
-    number = min(max(int(kl_cov_ratio * int(mask.sum())), 1), int(mask.sum()))
+    number = max(int(kl_cov_ratio * len(_kept(cov, mask))), 1)
     best = cov.masked_fill(~mask, -torch.inf).flatten().topk(number).indices
     return torch.zeros_like(mask).flatten().index_fill(0, best, True).view_as(mask)
 

@@ -7,6 +7,7 @@ A trainer adds what differs: its advantages and its loss. Nothing but :func:`upd
 Legend: P prompts, G completions a prompt, B = P*G rows, T tokens.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
@@ -70,14 +71,15 @@ class StepConfig(Options):
         0.0, help="price of a nat of KL to the reference; 0 needs no reference and loads none.", low=0
     )
     kl_in: Literal["loss", "reward"] = option(
-        "loss", help="where it is charged: in the loss, token by token."
+        "loss", help="where it is charged: in the loss, token by token.", needs="beta"
     )
     kl_estimator: KLEstimator | None = option(
         None,
         help="None for k3 in the loss, and k1 in the reward, where only k1 has the right gradient.",
+        needs="beta",
     )
     use_bias_correction_kl: bool = option(
-        False, help="multiply the estimate in the loss with the ratio, see :mod:`nanogrpo.kl`."
+        False, help="multiply the estimate in the loss with the ratio, see :mod:`nanogrpo.kl`.", needs="beta"
     )
     entropy_coef: float = option(0.0, help="reward for a nat of entropy, from the full logits, in the loss.")
     std_eps: float = option(
@@ -400,7 +402,7 @@ def update_all(
         update(batch.pick(prompts), compute_loss, optimizers, config, f"step {step}", names)
         for prompts in parts
     ]
-    check_logits(model, batch.rollout, f"step {step}")
+    check_logits(model, batch.rollout, f"step {step}", optimizers)
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
 
@@ -410,12 +412,18 @@ SAFE = 300.0
 
 
 @torch.no_grad()
-def check_logits(model: GPT, rollout: Rollout, where: str) -> None:
+def check_logits(model: GPT, rollout: Rollout, where: str, optimizers: Sequence[AdamW] = ()) -> None:
     """Raise NonFiniteError where the model's logits, for the first text of a rollout, are not finite.
 
     They are computed only where the weights are so long that this could be: most steps are spared the pass.
+    Optimizers that have just moved all of the model's weights know how long these are at most.
     """
-    if torch.stack(torch._foreach_norm(list(model.parameters()))).norm() < SAFE:  # not so where it is NaN
+    moved = {id(p) for optimizer in optimizers for p in optimizer.params}
+    if moved.issuperset(map(id, model.parameters())):
+        length = math.hypot(*(optimizer.norm for optimizer in optimizers))
+    else:
+        length = float(torch.stack(torch._foreach_norm(list(model.parameters()))).norm())
+    if length < SAFE:  # not so where it is NaN
         return
     prompt = rollout.prompt_ids[0, : int(rollout.prompt_lens[0])]
     logits = model(torch.cat([prompt, rollout.completion_ids[0, :-1]])[None])  # (1, Tp + T - 1, V)

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import OptionError, ShapeError, check_choice, check_mask, check_shape
+from nanogrpo.errors import NonFiniteError, OptionError, ShapeError, check_choice, check_mask, check_shape
 from nanogrpo.precision import widen
 
 MAX_LOG_WEIGHT = 20.0  # e**20 and 1e-8 bound the weight of a completion, as in TRL
@@ -265,7 +265,7 @@ def vespo_surrogate(
 
 
 def per_token(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Advantages (B,), one a completion, or (B, T) as (B, T); zero where masked."""
+    """Advantages (B,), one a completion, or (B, T) as (B, T); zero where masked, and elsewhere finite."""
     check_mask(mask)
     if mask.ndim != 2:
         raise ShapeError(f"mask has shape {tuple(mask.shape)}, expected (B, T): one row a completion")
@@ -274,7 +274,12 @@ def per_token(advantages: Tensor, mask: Tensor) -> Tensor:
         check_shape("advantages", advantages, mask.shape[:1], "one a completion; flatten (P, G) first")
         advantages = advantages[:, None].expand(mask.shape)  # (B, T)
     check_shape("advantages", advantages, mask.shape, "(B,) or the shape of mask; flatten (P, G) first")
-    return torch.where(mask, advantages, 0.0)
+    advantages = torch.where(mask, advantages, 0.0)
+    if not advantages.isfinite().all():
+        raise NonFiniteError(
+            "an advantage of a sampled token is NaN or infinite; look at the rewards, and what divides them"
+        )
+    return advantages
 
 
 def _log(ratio: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ Where it does not, a run would often look alive and train nothing, or something 
 before the first step; nothing here looks at the values of weights.
 """
 
+import warnings
+
 from nanogrpo.errors import OptionError
 from nanogrpo.model import GPT
 from nanogrpo.options import Options
@@ -12,11 +14,13 @@ from nanogrpo.tokenizer import CharTokenizer
 
 
 def check_config(config: Options, kind: type[Options]) -> None:
-    """Raise OptionError unless these are the options of this trainer."""
+    """Raise OptionError unless these are the options of this trainer; warn of those that do nothing."""
     # By name: a module that is loaded a second time, as the museum does, has a class of its own.
     if kind.__name__ not in [one.__name__ for one in type(config).__mro__]:
         what = config.__name__ if isinstance(config, type) else f"of type {type(config).__name__}"
         raise OptionError(f"the config is {what}; this trainer needs one made by {kind.__name__}(...)")
+    for said in config.idle():
+        warnings.warn(said, stacklevel=3)
 
 
 def check_vocabulary(model: GPT, tokenizer: CharTokenizer) -> None:

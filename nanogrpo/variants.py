@@ -18,10 +18,13 @@ from typing import Any, Literal
 from nanogrpo.errors import OptionError, check_choice
 from nanogrpo.offpolicy import check_bounds
 from nanogrpo.options import option
+from nanogrpo.selection import check_covariances
 from nanogrpo.step import StepConfig
 from nanogrpo.surrogates import SHAPES
 
 TOKEN_ONLY = ("dppo_tv", "dppo_kl", "gmpo", "vespo")  # surrogates that make their own of single ratios
+
+CORRECTED = "sampler_correction=token_truncate|token_mask|sequence_truncate|sequence_mask"  # and not "none"
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,26 @@ class VariantConfig(StepConfig):
     """Options of the variants, which GRPO and PPO share; all are off, or without effect, by default."""
 
     sapo_temperature_pos: float = option(
-        1.0, help="of SAPO's gate where the advantage is positive, see :mod:`nanogrpo.surrogates`.", above=0
+        1.0,
+        help="of SAPO's gate where the advantage is positive, see :mod:`nanogrpo.surrogates`.",
+        above=0,
+        needs="surrogate=sapo",
     )
-    sapo_temperature_neg: float = option(1.05, help="of SAPO's gate elsewhere.", above=0)
-    vespo_k_pos: float = option(2.0, help="power of VESPO's weight where the advantage is at least 0.", low=0)
-    vespo_lambda_pos: float = option(3.0, help="how fast that weight dies out.", above=0)
-    vespo_k_neg: float = option(3.0, help="power of VESPO's weight where the advantage is negative.", low=0)
-    vespo_lambda_neg: float = option(2.0, help="how fast that weight dies out.", above=0)
+    sapo_temperature_neg: float = option(
+        1.05, help="of SAPO's gate elsewhere.", above=0, needs="surrogate=sapo"
+    )
+    vespo_k_pos: float = option(
+        2.0, help="power of VESPO's weight where the advantage is at least 0.", low=0, needs="surrogate=vespo"
+    )
+    vespo_lambda_pos: float = option(
+        3.0, help="how fast that weight dies out.", above=0, needs="surrogate=vespo"
+    )
+    vespo_k_neg: float = option(
+        3.0, help="power of VESPO's weight where the advantage is negative.", low=0, needs="surrogate=vespo"
+    )
+    vespo_lambda_neg: float = option(
+        2.0, help="how fast that weight dies out.", above=0, needs="surrogate=vespo"
+    )
     off_policy_mask_threshold: float | None = option(
         None,
         help="nats a token from which on a bad completion is left out, see "
@@ -55,23 +71,33 @@ class VariantConfig(StepConfig):
         low=0,
         high=1,
     )
-    clip_cov_lb: float = option(1.0, help="least covariance of a token that is left out.")
-    clip_cov_ub: float = option(5.0, help="greatest covariance of a token that is left out.")
+    clip_cov_lb: float = option(
+        1.0, help="least covariance of a token that is left out.", needs="clip_cov_ratio"
+    )
+    clip_cov_ub: float = option(
+        5.0, help="greatest covariance of a token that is left out.", needs="clip_cov_ratio"
+    )
     kl_cov_ratio: float = option(
         0.0,
         help="share of the tokens that pay for moving, see :func:`~nanogrpo.selection.kl_cov`; 0 for none.",
         low=0,
         high=1,
     )
-    kl_cov_coef: float = option(1.0, help="what they pay for a nat (verl: ``ppo_kl_coef``).", low=0)
+    kl_cov_coef: float = option(
+        1.0, help="what they pay for a nat (verl: ``ppo_kl_coef``).", low=0, needs="kl_cov_ratio"
+    )
     use_adaptive_entropy: bool = option(
         False,
         help="move ``entropy_coef`` after each step, see :func:`~nanogrpo.selection.next_entropy_coef`.",
     )
-    entropy_target: float = option(0.2, help="nats a token; above it no bonus is paid.", low=0)
-    entropy_coef_delta: float = option(0.005, help="how far one step moves the price.", low=0)
-    entropy_coef_min: float = option(0.0, help="the least price.")
-    entropy_coef_max: float = option(1.0, help="the greatest price.")
+    entropy_target: float = option(
+        0.2, help="nats a token; above it no bonus is paid.", low=0, needs="use_adaptive_entropy"
+    )
+    entropy_coef_delta: float = option(
+        0.005, help="how far one step moves the price.", low=0, needs="use_adaptive_entropy"
+    )
+    entropy_coef_min: float = option(0.0, help="the least price.", needs="use_adaptive_entropy")
+    entropy_coef_max: float = option(1.0, help="the greatest price.", needs="use_adaptive_entropy")
     sampler: Literal["policy", "bfloat16", "float16", "int8", "noise"] = option(
         "policy",
         help="what samples: the policy itself, or a copy of it in another precision, see "
@@ -94,8 +120,18 @@ class VariantConfig(StepConfig):
         "``ratio`` puts its log-probs into the ratio of the loss, the others are weights, see "
         ":func:`~nanogrpo.offpolicy.sampler_weights` (TRL: ``vllm_importance_sampling_mode``).",
     )
-    sampler_clip_max: float | None = option(2.0, help="largest weight; None: no bound.", above=0)
-    sampler_clip_min: float | None = option(None, help="smallest weight; None: no bound.", low=0)
+    sampler_clip_max: float | None = option(
+        2.0,
+        help="largest weight; None: no bound.",
+        above=0,
+        needs=CORRECTED,
+    )
+    sampler_clip_min: float | None = option(
+        None,
+        help="smallest weight; None: no bound.",
+        low=0,
+        needs=CORRECTED,
+    )
 
     def check(self) -> None:
         """What options must say of each other."""
@@ -115,6 +151,7 @@ class VariantConfig(StepConfig):
             raise OptionError(
                 f"sampler={self.sampler!r} with sampler_noise={self.sampler_noise}: one needs the other"
             )
+        check_covariances(self.clip_cov_lb, self.clip_cov_ub)
         if self.entropy_coef_min > self.entropy_coef_max:
             raise OptionError(
                 f"entropy_coef_min={self.entropy_coef_min} is above entropy_coef_max={self.entropy_coef_max}"

@@ -100,9 +100,11 @@ def averages() -> str:
 
 
 def short_names() -> str:
-    """The dictionary of variants, without papers and without verl."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in names().splitlines()]
-    return table(["variant", "options here", "TRL", "numbers"], [[r[0], r[1], r[3], r[5]] for r in lines[2:]])
+    """The dictionary of variants, without papers and without the names of verl and of OpenRLHF."""
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in names().splitlines()]
+    kept = "name", "options here", "TRL", "numbers"
+    columns = [next(i for i, title in enumerate(head) if title.startswith(word)) for word in kept]
+    return table(["variant", "options here", "TRL", "numbers"], [[r[i] for i in columns] for r in rows])
 
 
 def short_defaults() -> str:

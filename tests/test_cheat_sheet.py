@@ -35,6 +35,12 @@ def test_every_row_has_a_formula_without_a_bar_and_known_options():
         assert all(name in DICTIONARY or f"`{name}" in cheat_sheet.defaults() for name in own)
 
 
+def test_the_last_column_of_a_variant_says_how_far_its_numbers_agree():
+    last = [row.split("|")[-2].strip() for row in cheat_sheet.short_names().splitlines()[2:]]
+    assert len(last) == len(DICTIONARY) and not any("`" in cell for cell in last)
+    assert sum(cell.startswith("equal") for cell in last) > len(last) / 2
+
+
 def test_an_identity_stands_beside_the_function_that_its_test_calls():
     found = cheat_sheet.identities()
     assert {"2D_33", "2D_34"} <= set(found["kl_k3"])

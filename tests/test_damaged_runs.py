@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nanogrpo import weights
 from nanogrpo.__main__ import main
 from nanogrpo.checkpoint import from_json, load_tensors
 from nanogrpo.commands import RM
@@ -131,3 +132,12 @@ def test_of_two_writers_of_one_log_one_stops(tmp_path, append):
                 other.write({"step": step})
                 one.write({"step": step})
     assert "4" not in path.read_text()
+
+
+def test_a_file_without_our_checksum_is_said_to_be_unproved_since_its_heads_may_have_changed(folder, capsys):
+    path = folder / "checkpoint.safetensors"
+    before = json.loads(load_tensors(path)[1]["config"])
+    rewritten(folder, lambda _, header: header.update(config=json.dumps({**before, "n_head": 1})))
+    assert before["n_head"] != 1 and "has no sha256" in resumed(folder, capsys)
+    weights.load("addition")  # what ships is older than the checksum
+    assert "sha256" not in capsys.readouterr().err

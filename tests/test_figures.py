@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
 from clean import clean_drawing  # noqa: E402
 from execute import DRAWN_SETTINGS, chapters  # noqa: E402
-from figures import PLACED, SVG, frame, groups, inline  # noqa: E402
+from figures import PLACED, SVG, frame, groups, inline, set_in  # noqa: E402
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="package: matplotlib is not installed")
 
@@ -69,6 +69,26 @@ def test_panels_flow_unless_one_goes_by_the_numbers_of_another():
         assert page(figure).count("<svg") == drawings
 
 
+def test_panels_flow_unless_one_goes_by_the_numbers_of_another_though_both_are_labeled():
+    for numbers, drawings in ((False, 1), (True, 2)):
+        figure, axes = plt.subplots(1, 2, sharey=True)
+        for ax in axes:
+            ax.plot([0, 1])
+            ax.set_ylabel("loss")
+        axes[1].tick_params(labelleft=numbers)
+        figure.tight_layout()
+        assert page(figure).count("<svg") == drawings
+
+
+def test_panels_with_logarithmic_axes_flow():
+    """Matplotlib sets their numbers as formulas, in groups that are moved."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+    for ax in axes:
+        ax.loglog([1, 1000], [1, 1000])
+    figure.tight_layout()
+    assert page(figure).count("<svg") == 2
+
+
 @pytest.mark.parametrize(("inches", "wide"), [(4, False), (9, True)])
 def test_a_drawing_that_scrolls_on_a_phone_is_reached_by_the_keyboard(inches, wide):
     figure, ax = plt.subplots(figsize=(inches, 2))
@@ -98,16 +118,43 @@ def test_panels_that_a_text_calls_left_and_right_say_so_where_they_stack():
 @pytest.mark.parametrize("said", ["Left the loss.", "On the right: x", "Right, the loss", "the middle one"])
 def test_a_text_that_says_where_a_panel_stands_is_known(said):
     assert PLACED.search(said)
-    for other in ("right answers", "left out of the loss", "what is right or wrong"):
+    for other in (
+        "right answers",
+        "left out of the loss",
+        "what is right or wrong",
+        "wrong more often than right: when",
+    ):
         assert not PLACED.search(other)
 
 
-def test_rows_of_panels_stay_rows_where_there_is_room():
-    figure, axes = plt.subplots(2, 2)
+def test_only_prose_says_where_a_panel_stands(tmp_path):
+    """Code, and the style sheet that a table brings along, have such words as well."""
+    figure, axes = plt.subplots(1, 2)
+    for ax in axes:
+        ax.plot([0, 1])
+    figure.tight_layout()
+    with plt.matplotlib.rc_context(fname=DRAWN_SETTINGS["MATPLOTLIBRC"]):
+        figure.savefig(tmp_path / "two.svg", bbox_inches="tight")
+    plt.close(figure)
+    code = "<pre>for left, right in pairs:</pre><style>td {\n vertical-align: middle }</style>"
+    for said, placed in (
+        (code, False),
+        ("<p>If all are right, what then?</p>", False),
+        ("<p>Left, a run.</p>", True),
+    ):
+        shown = set_in(
+            f'{said}<img alt="Two." src="../_images/two.svg" />{code}', lambda name: tmp_path / name
+        )
+        assert shown.count("<svg") == 2 and ("drawn-place" in shown) == placed, said
+
+
+@pytest.mark.parametrize("rows, row, shown", [(2, 2, 2), (1, 3, 3), (1, 4, 2)])
+def test_rows_of_panels_stay_rows_where_there_is_room_and_four_are_two_pairs(rows, row, shown):
+    figure, axes = plt.subplots(rows, row)
     for ax in axes.flat:
         ax.plot([0, 1])
     figure.tight_layout()
-    assert 'style="--row: 2"' in page(figure).split("<svg")[0]
+    assert f'style="--row: {shown}"' in page(figure).split("<svg")[0]
 
 
 NUMBER = re.compile(r"[−\-+\d.,%/ ×e]*|.*\$.*")

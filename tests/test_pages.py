@@ -82,6 +82,11 @@ from pages import mend  # noqa: E402
             ' and <span class="math">y</span> z</p>',
         ),
         ("<p>77 %, 8 % of<code>7 % 2</code></p>", "<p>77&nbsp;%, 8&nbsp;% of<code>7 % 2</code></p>"),
+        (
+            "<p>from 1e-3 to 2.5e-12, <code>1e-3</code> or a1e-3</p><text>1e-3</text>",
+            '<p>from <span class="part">1e-3</span> to <span class="part">2.5e-12</span>, <code>1e-3</code>'
+            " or a1e-3</p><text>1e-3</text>",
+        ),
         ('<p class="untouched">f(x) < 3</p>', '<p class="untouched">f(x) < 3</p>'),
     ],
 )
@@ -101,6 +106,26 @@ def test_cells_of_a_table_with_sentences_know_their_columns():
     assert re.findall("<td([^>]*)>", made) == ["", ' data-head="b &amp; c"', ' data-head="d"']
     assert '<table class="table stacked">' in made and mend(made) == made
     assert re.sub(' data-head="[^"]*"| stacked', "", made) == table(long)
+
+
+def test_a_table_of_four_columns_and_sentences_is_stacked_though_they_are_short():
+    def table(last):
+        head = "<thead><tr><th>a</th><th>b</th><th>c</th><th>d</th></tr></thead>"
+        row = f"<tr><td>1</td><td>2</td><td>3</td><td><p>{last}</p></td></tr>"
+        return mend(f'<table class="table">{head}<tbody>{row}</tbody>')
+
+    assert 'class="table stacked"' in table("One pass over 3,200 pairs.")
+    assert 'class="table"' in table("over 3,200 pairs") and 'class="table"' in table("0.5 1.")
+
+
+def test_a_long_option_in_a_table_breaks_behind_its_sign_and_nowhere_else():
+    def table(code):
+        rows = f'<tr><td><code class="x">{code}</code></td></tr>'
+        return f'<table class="table"><thead></thead><tbody>{rows}</tbody>'
+
+    made = mend(table('loss_agg_mode="seq-mean"'))
+    assert made == table('<span class="part">loss_agg_mode=</span><wbr><span class="part">"seq-mean"</span>')
+    assert mend(made) == made and mend(table("delta=2.0")) == table("delta=2.0")
 
 
 def test_a_folded_cell_says_what_it_holds():

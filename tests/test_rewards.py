@@ -196,7 +196,8 @@ def test_an_exception_inside_is_chained_with_the_name_and_the_place(function, na
 
 
 @pytest.mark.parametrize(
-    "error", [StopIteration("x"), RecursionError(), MemoryError(), ValueError(), OSError(2, "no")]
+    "error",
+    [StopIteration("x"), RecursionError(), MemoryError(), ValueError(), OSError(2, "no"), GeneratorExit()],
 )
 def test_whatever_is_raised_inside_is_a_reward_error(error):
     def judge(**_):

@@ -1,5 +1,6 @@
 """What a step learns from: the draw of the prompts, dynamic sampling, several rewards, parts of a batch."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,21 @@ from nanogrpo.errors import NonFiniteError, OptionError
 from nanogrpo.grpo import GRPOConfig
 from nanogrpo.microbatches import logprobs_under, minibatches
 from nanogrpo.model import GPT, GPTConfig
+from nanogrpo.optim import AdamW
 from nanogrpo.ppo import PPOConfig
 from nanogrpo.rollout import Rollout, token_logprobs
 from nanogrpo.state import TrainState
-from nanogrpo.step import Batch, add_reference, collect, describe, join, rewards_of, sample
+from nanogrpo.step import (
+    SAFE,
+    Batch,
+    add_reference,
+    check_logits,
+    collect,
+    describe,
+    join,
+    rewards_of,
+    sample,
+)
 from nanogrpo.tokenizer import CharTokenizer
 
 TOKENIZER = CharTokenizer("ab")
@@ -247,6 +259,30 @@ def test_weights_that_grow_too_large_end_the_run_at_their_step(method):
     rows = {"grpo": grpo, "ppo": ppo}[method].train(model, TOKENIZER, ROWS, length, config)
     with pytest.raises(NonFiniteError, match="step 1 the model's logits are not finite.* learning rate"):
         list(rows)
+
+
+def test_an_optimizer_knows_how_long_the_weights_are_that_it_has_moved():
+    model = policy().float()
+    optimizer = AdamW(model.parameters(), 1e-3)
+    assert optimizer.norm == math.inf  # not yet known
+    optimizer.step()
+    assert optimizer.norm == pytest.approx(torch.cat([p.flatten() for p in model.parameters()]).norm().item())
+
+
+@pytest.mark.parametrize("moves", ["all", "the critic", "a part"])
+def test_logits_are_looked_at_unless_all_weights_are_known_to_be_short(moves):
+    model = policy().float()
+    params = list(model.parameters())
+    kept = {"all": params, "the critic": [torch.zeros(2, requires_grad=True)], "a part": params[:1]}[moves]
+    optimizer = AdamW(kept, 1e-3)
+    optimizer.step()
+    batch, _ = collect(model, TOKENIZER, ROWS, length, CONFIG, torch.Generator().manual_seed(0))
+    check_logits(model, batch.rollout, "step 1", [optimizer])
+    with torch.no_grad():
+        params[-1].fill_(math.inf)
+    optimizer.norm = SAFE if moves == "all" else 1.0
+    with pytest.raises(NonFiniteError, match="after step 1 the model's logits"):
+        check_logits(model, batch.rollout, "step 1", [optimizer])
 
 
 def test_an_update_that_is_not_finite_is_taken_back():

@@ -168,6 +168,7 @@ def test_the_table_that_is_stored_is_what_plain_python_makes_of_the_log():
             assert f"{fallen} of 10" in line
             if arm != "grpo":
                 middle, half = gap(task, arm, "grpo")
-                assert f"{middle:+.3f} [{middle - half:+.3f}, {middle + half:+.3f}]" in line
+                low, high = middle - half, middle + half
+                assert f"{middle:+z.3f} [{low:+z.3f}, {high:+z.3f}]" in line
         told = sum(apart(task, *pair) for pair in combinations(ARMS, 2))
         assert f"{task} {told}" in shown.splitlines()[1]

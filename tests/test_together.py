@@ -2,6 +2,8 @@
 
 import copy
 import math
+from dataclasses import fields
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from nanogrpo.sft import SFTConfig
 from nanogrpo.state import TrainState
 from nanogrpo.tasks import Addition
 from nanogrpo.tokenizer import CharTokenizer
+from nanogrpo.variants import VARIANTS
 
 TASK = Addition(digits=1, held_out=20)
 TOKENIZER, PROBLEMS = TASK.tokenizer, TASK.split()[0]
@@ -253,3 +256,45 @@ def test_the_deviation_of_a_single_reward_is_not_logged(recwarn):
 def test_minibatches_take_every_seed(seed):
     config = GRPOConfig(**SMALL, num_mini_batches=2, seed=seed)
     assert next(train("grpo", policy(), config))["step"] == 1
+
+
+IDLE = {  # an option that is set, and what would have to be set for it
+    "sapo_temperature_pos": (2.0, {"surrogate": "sapo"}),
+    "vespo_k_neg": (2.0, {"surrogate": "vespo"}),
+    "kl_estimator": ("k2", {"beta": 0.1}),
+    "use_bias_correction_kl": (True, {"beta": 0.1}),
+    "clip_cov_ub": (9.0, {"clip_cov_ratio": 0.1}),
+    "kl_cov_coef": (2.0, {"kl_cov_ratio": 0.1}),
+    "entropy_target": (0.5, {"use_adaptive_entropy": True}),
+    "sampler_clip_min": (0.5, {"sampler_correction": "token_mask", "sampler_lag": 1}),
+}
+
+
+# PPO charges the KL in the reward, where the correction is an error, see StepConfig.check.
+CASES = [(kind, name) for kind in (GRPOConfig, PPOConfig) for name in IDLE]
+CASES.remove((PPOConfig, "use_bias_correction_kl"))
+
+
+@pytest.mark.parametrize("kind, name", CASES)
+def test_an_option_that_does_nothing_is_named_with_what_it_lacks(kind, name):
+    value, lacking = IDLE[name]
+    (said,) = kind(max_new_tokens=2, **{name: value}).idle()
+    assert said.startswith(f"{name}={value!r} does nothing, since {next(iter(lacking))} is ")
+    assert not kind(max_new_tokens=2, **{name: value}, **lacking).idle()
+
+
+def test_every_option_that_needs_another_names_one_and_no_variant_sets_one_that_does_nothing():
+    for kind in (GRPOConfig, PPOConfig):
+        hints = get_type_hints(kind)
+        for f in fields(kind):
+            name, _, values = f.metadata["needs"].partition("=")
+            assert not name or name in hints, f.name
+            assert set(filter(None, values.split("|"))) <= set(get_args(hints.get(name))), f.name
+    for name, options in VARIANTS.items():
+        assert not GRPOConfig(max_new_tokens=9, **options).idle(), name
+
+
+def test_train_warns_once_of_an_option_that_does_nothing():
+    with pytest.warns(UserWarning, match="use_bias_correction_kl=True does nothing") as said:
+        list(train("grpo", policy(), GRPOConfig(**SMALL, use_bias_correction_kl=True)))
+    assert len(said) == 1

@@ -28,6 +28,7 @@ def stored() -> dict[str, dict[str, dict]]:
 STORED = stored()
 WIDGETS = {name: next(iter(states.values())) for name, states in STORED.items()}  # one of each kind
 each_widget = pytest.mark.parametrize("name", sorted(WIDGETS))
+BOOK_CSS = ROOT / "book" / "_static" / "book.css"
 DRAGGED = [name for name in sorted(WIDGETS) if "drag(" in script(name).split("// The arithmetic of", 1)[1]
            or "barEditor(" in script(name).split("// The arithmetic of", 1)[1]]  # fmt: skip
 
@@ -182,3 +183,26 @@ def test_no_widget_changes_its_height_while_one_types(show, name, size):
             svgs = page.locator(".ng-panels svg")
             assert svgs.count(), "an input that is none took the drawing away"
         field.fill(before)
+
+
+# For each row of controls, where its sliders end: a label that wraps must not push one below the others.
+SLIDERS = """() => [...document.querySelectorAll(".ng-controls")].flatMap(box => {
+  const columns = getComputedStyle(box).gridTemplateColumns.split(" ").length;
+  const labels = [...box.querySelectorAll("label")].filter(label => label.offsetParent);
+  const rows = Array.from({ length: Math.ceil(labels.length / columns) },
+    (_, i) => labels.slice(i * columns, (i + 1) * columns));
+  return rows.map(row => row.map(label => label.querySelector("input[type=range]")).filter(Boolean)
+    .map(input => input.getBoundingClientRect().bottom));
+})"""
+
+
+@pytest.mark.parametrize("name", ["clip", "gae"])
+def test_sliders_of_a_row_stand_on_one_line_where_a_label_wraps(show, name):
+    page = show(name)
+    page.add_style_tag(path=BOOK_CSS)
+    page.evaluate("""() => {
+      document.body.className = "bd-article";
+      document.querySelectorAll(".ng").forEach(e => (e.style.width = "736px"));
+    }""")
+    rows = [row for row in page.evaluate(SLIDERS) if len(row) > 1]
+    assert rows and all(max(row) - min(row) <= 1 for row in rows), rows

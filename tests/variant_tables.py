@@ -206,7 +206,7 @@ def names() -> str:
         options = ", ".join(f"`{k}={v!r}`" for k, v in VARIANTS[name].items()).replace("'", '"')
         found = cases_of(start) if start else []
         worst = max((case.tolerance for case in found if not case.differs), default=None)
-        equal = "not compared" if worst is None else f"equal, {worst:.0e}"
+        equal = "not compared" if worst is None else f"equal, {worst:.0e}".replace("e-0", "e-")
         link, openrlhf = f"[{paper}](https://arxiv.org/abs/{paper})", OPENRLHF.get(name, ("none", ""))[0]
         rows.append([f"`{name}`", options, link, trl, verl, openrlhf, equal])
     head = ["name", "options here", "paper", "TRL 1.16.0", "verl 0.9.1", "OpenRLHF 0.11.2", "numbers"]

@@ -22,11 +22,14 @@ INKS = {
 NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 WIDE = 420.0  # points; on a phone a wider drawing scrolls, so that its text can be read
-MOST = 4  # panels side by side, in a page
+MOST = 4  # panels side by side, as they were drawn; a page has room for two pairs of four
 GAP = 3.0  # around a panel, in points
 SIDES = {2: ("left", "right"), 3: ("left", "middle", "right")}
 # Words that say where a panel stands; on a phone it stands there no longer, so it says its name (book.css).
-PLACED = re.compile(r"\b(?:[Ll]eft(?! out)|[Mm]iddle|[Rr]ight(?=[,:]| panel| half)|on the right)\b")
+PLACED = re.compile(
+    r"\b(?:[Ll]eft(?! out)|[Mm]iddle|Right(?=[,:])|[Rr]ight(?= panel| half)|[Oo]n the right)\b"
+)
+NO_PROSE = re.compile(r"<(pre|style|script)\b.*?</\1>", re.DOTALL)  # a style sheet has a middle as well
 NEAR = 4000  # characters of the page, before a figure and behind it, in which a text speaks of it
 
 ET.register_namespace("", SVG)
@@ -62,6 +65,20 @@ def text_box(text) -> Box:
     return x + left, y - height, x + right, y + 0.3 * height
 
 
+def text_boxes(element, x: float = 0.0, y: float = 0.0) -> list[Box]:
+    """Where the texts in an element stand; a formula, as on a logarithmic axis, is moved by its group."""
+    found = []
+    for part in element:
+        if part.tag == f"{{{SVG}}}text":
+            left, top, right, bottom = text_box(part)
+            found.append((left + x, top + y, right + x, bottom + y))
+        else:
+            moved = re.search(r"translate\(([^)]*)\)", part.get("transform", ""))
+            dx, dy = map(float, NUMBERS.findall(moved[1])[:2]) if moved else (0.0, 0.0)
+            found += text_boxes(part, x + dx, y + dy)
+    return found
+
+
 def frame(axes) -> Box:
     """The rectangle of a panel's axes."""
     path = next(groups(axes, "patch")[0].iter(f"{{{SVG}}}path"))
@@ -83,7 +100,7 @@ def panels(figure) -> list[tuple[list, Box]]:
     found: list[tuple[list, list[Box], Box]] = []
     for axes in groups(figure, "axes"):
         own = frame(axes)
-        boxes = [own, *map(text_box, axes.iter(f"{{{SVG}}}text"))]
+        boxes = [own, *text_boxes(axes)]
         narrow = found and own[2] - own[0] < 0.15 * (found[-1][2][2] - found[-1][2][0])
         if found and (overlap(own, found[-1][2]) or narrow):
             found[-1] = found[-1][0] + [axes], found[-1][1] + boxes, union([found[-1][2], own])
@@ -95,7 +112,8 @@ def panels(figure) -> list[tuple[list, Box]]:
 def lean(found: list[tuple[list, Box]]) -> bool:
     """Whether a panel goes by the numbers of another one: then they cannot flow apart."""
     named = [axis for axes, _ in found for axis in groups(axes[0], "matplotlib.axis")]
-    return any(list(axis) and not list(axis.iter(f"{{{SVG}}}text")) for axis in named)
+    marked = [groups(axis, "xtick") + groups(axis, "ytick") for axis in named]
+    return any(marks and not any(list(mark.iter(f"{{{SVG}}}text")) for mark in marks) for marks in marked)
 
 
 def fill(element) -> str:
@@ -209,7 +227,7 @@ def inline(svg: str, alt: str, name: str, placed: bool = False) -> str:
         for place, one in zip(names, drawings, strict=True)
     )
     said = "" if whole else "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
-    grid = f' style="--row: {row}"' if 1 < row <= MOST else ""
+    grid = f' style="--row: {2 if row == MOST else row}"' if 1 < row <= MOST else ""
     reach = ' tabindex="0"' if any(one.get("class") for one in drawings) else ""  # by keyboard, to scroll
     return f'<div class="drawn" role="img"{reach}{grid} aria-label="{alt}">{said}{inside}</div>'
 
@@ -217,6 +235,7 @@ def inline(svg: str, alt: str, name: str, placed: bool = False) -> str:
 def set_in(text: str, folder_of) -> str:
     """The page with each of its SVG figures set in; `folder_of` finds the file of an image by its name."""
     count = 0
+    prose = NO_PROSE.sub(lambda found: " " * len(found[0]), text)  # as long as the page
 
     def drawn(match):
         nonlocal count
@@ -224,7 +243,7 @@ def set_in(text: str, folder_of) -> str:
         source = folder_of(match[2])
         if not source:
             return match[0]
-        near = text[max(0, match.start() - NEAR) : match.start()] + text[match.end() : match.end() + NEAR]
+        near = prose[max(0, match.start() - NEAR) : match.start()] + prose[match.end() : match.end() + NEAR]
         placed = bool(PLACED.search(re.sub(r"<[^>]*>", " ", near)))
         return inline(Path(source).read_text(encoding="utf-8"), match[1], f"d{count}", placed)
 

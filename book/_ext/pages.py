@@ -64,6 +64,12 @@ FITS, SMALLER = 88, 110
 # A table of the text, which on a phone would hide its last columns if a row is as long as that.
 TABLE = re.compile(r'<table class="table">(?P<head>.*?)<tbody>(?P<rows>.*?)</tbody>', re.DOTALL)
 LONG = 70
+SENTENCE = re.compile(r"\S+ \S+ .*\.")
+# A long option with its value, which in a table may go on in a second line behind the sign; so may no other.
+OPTION = re.compile(r"(<code [^>]*>)([^<=]{10,}=)([^<]{6,})(</code>)")
+# 1e-3 in a line of text; a browser would break it at its sign.
+PARAGRAPH = re.compile(r"<p>.*?</p>", re.DOTALL)
+POWER = re.compile(r"(?<![\w.-])(?<!part\">)(\d[\d.]*e-\d+)(?![^<>]*>)")
 SIDEBAR = re.compile(r'<div id="pst-primary-sidebar"(?! role)')
 # A formula in a line of text; a browser may break the line behind it, and begin the next one with its comma.
 FORMULA = re.compile(r'(?<!<span class="marked">)<span class="math[^"]*">')
@@ -84,7 +90,8 @@ def mend(text: str, search_page: bool = False) -> str:
     text = FOLD.sub(name_fold, text)
     text = ROWS.sub(lambda rows: CELL.sub(keep_whole, rows[0]), BOX.sub(set_smaller, text))
     text = LAUNCH.sub(r"\1colab/\2", text)
-    text = TABLE.sub(stack, text)
+    text = TABLE.sub(stack, TABLE.sub(break_options, text))
+    text = PARAGRAPH.sub(keep_powers, text)
     text = CITATION_ROLE.sub(r'\1 role="listitem"', keep_percents(keep_marks(text)))
     text = SIDEBAR.sub('<div id="pst-primary-sidebar" role="navigation" aria-label="Book"', text)
     text = SEARCH_SCRIPTS.sub("", text)
@@ -120,13 +127,28 @@ def stack(table: re.Match) -> str:
     """A table with long rows: each cell knows the name of its column, which a phone shows (book.css)."""
     names = [words(name) for name in re.findall(r"<t[hd](?: [^>]*)?>(.*?)</t[hd]>", table["head"], re.DOTALL)]
     rows = table["rows"].split("</tr>")
-    if len(names) < 3 or max(len(words(row)) for row in rows) <= LONG:
+    said = [words(cell) for cell in re.findall(r"<td(?: [^>]*)?>(.*?)</td>", table["rows"], re.DOTALL)]
+    sentences = len(names) > 3 and any(map(SENTENCE.fullmatch, said))
+    if len(names) < 3 or not sentences and max(len(words(row)) for row in rows) <= LONG:
         return table[0]
     heads = ["", *(f' data-head="{html.escape(name)}"' if name else "" for name in names[1:])]
     for i, row in enumerate(rows):
         head = iter(heads)
         rows[i] = re.sub(r"<td(?=[ >])", lambda cell, head=head: cell[0] + next(head, ""), row)
     return f'<table class="table stacked">{table["head"]}<tbody>{"</tr>".join(rows)}</tbody>'
+
+
+def break_options(table: re.Match) -> str:
+    """A table whose long options may be broken behind the equals sign, and nowhere else (book.css)."""
+    return OPTION.sub(r'\1<span class="part">\2</span><wbr><span class="part">\3</span>\4', table[0])
+
+
+def keep_powers(paragraph: re.Match) -> str:
+    """A paragraph whose powers of ten stay in one line; in code they stay as they are."""
+    parts = VERBATIM.split(paragraph[0])
+    parts[::3] = [POWER.sub(r'<span class="part">\1</span>', prose) for prose in parts[::3]]
+    del parts[2::3]
+    return "".join(parts)
 
 
 def keep_marks(text: str) -> str:
