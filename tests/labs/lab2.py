@@ -86,26 +86,6 @@ WRONG = {
         ("a number of pairs", "divide by N", _accuracy("above.sum() + ties.sum() / 2")),
     ],
     "best_of_n": [
-        (
-            "all subsets",
-            "all subsets, one by one",
-            """
-def best_of_n(scores, values, n):
-    from itertools import combinations
-
-    found = [values[max(s, key=lambda i: scores[i])] for s in combinations(range(len(scores)), n)]
-    return sum(found) / len(found)
-""",
-        ),
-        (
-            "coefficients in float32",
-            "mean value of a large pool",
-            """
-def best_of_n(scores, values, n):
-    weights = torch.tensor([float(math.comb(i, n - 1)) for i in range(len(scores))])
-    return weights @ values[scores.argsort()] / torch.tensor(float(math.comb(len(scores), n)))
-""",
-        ),
         ("scores", "score of the best", _best("scores[order] @ weights")),
         ("sorted by value", "You sort by value", _best("values.sort().values @ weights")),
         ("best first", "order is reversed", _best("values[order.flip(0)] @ weights")),
@@ -154,13 +134,13 @@ RIGHT = {
     ],
     "best_of_n": [
         (
-            "from the top",
+            "all subsets",
             """
 def best_of_n(scores, values, n):
-    N, total, share = len(scores), 0.0, n / len(scores)
-    for k, value in enumerate(values[scores.argsort(descending=True)].tolist()[: N - n + 1]):
-        total, share = total + share * value, share * (N - n - k) / max(N - 1 - k, 1)
-    return total
+    from itertools import combinations
+
+    found = [values[max(s, key=lambda i: scores[i])] for s in combinations(range(len(scores)), n)]
+    return sum(found) / len(found)
 """,
         ),
         (

@@ -148,13 +148,6 @@ def whiten(advantages, mask, eps):
             "returns: they are not detached",
             _critic("0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)"),
         ),
-        (
-            "masked after the square",
-            "padding reaches the gradient",
-            _critic("torch.maximum((values - R) ** 2, (near - R) ** 2) / 2").replace(
-                "mask * (", "torch.where(~mask, 0.0, "
-            ),
-        ),
     ],
     "explained_variance": [
         (
@@ -240,20 +233,15 @@ def clipped_surrogate(ratio, advantages, mask, clip_low, clip_high):
             "squares last",
             """
 def value_loss(values, returns, mask, old_values, clip_range):
-    V, R, old = values[mask], returns[mask].detach(), old_values[mask].detach()
-    near = torch.clamp(V, old - clip_range, old + clip_range)
-    larger = torch.maximum((V - R).abs(), (near - R).abs())
-    return torch.zeros_like(values).masked_scatter(mask, 0.5 * larger**2)
+    R, old = returns.detach(), old_values.detach()
+    near = torch.clamp(values, old - clip_range, old + clip_range)
+    larger = torch.maximum((values - R).abs(), (near - R).abs())
+    return 0.5 * larger.masked_fill(~mask, 0.0) ** 2
 """,
         ),
         (
-            "padding filled first",
-            """
-def value_loss(values, returns, mask, old_values, clip_range):
-    V, R, old = (x.masked_fill(~mask, 0.0) for x in (values, returns.detach(), old_values.detach()))
-    near = old + (V - old).clamp(-clip_range, clip_range)
-    return torch.stack([(V - R) ** 2, (near - R) ** 2]).amax(0) / 2
-""",
+            "masked with where",
+            _critic("torch.where(mask, torch.stack([(values - R) ** 2, (near - R) ** 2]).amax(0) / 2, 0.0)"),
         ),
     ],
     "explained_variance": [

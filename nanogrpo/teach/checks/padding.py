@@ -32,6 +32,7 @@ def padding_is_arbitrary(
     mask: Tensor,
     places: Iterable[int],
     trained: int | None = None,
+    zero_gradient: bool = True,
     atol: float = 1e-5,
 ) -> None:
     """Raise CheckFailed if what stands at padding reaches an answer.
@@ -43,7 +44,8 @@ def padding_is_arbitrary(
         arguments: Of both.
         mask: ``(B, T)``, true where something is to be read.
         places: Of the arguments at whose padding anything may stand.
-        trained: The place of an argument whose gradient is looked at, at padding as well: there it is 0.
+        trained: The place of an argument whose gradient is looked at.
+        zero_gradient: Its gradient at padding is looked at as well: it is 0 there.
         atol: Of the numbers.
     """
     places = set(places)
@@ -58,8 +60,9 @@ def padding_is_arbitrary(
         compare(f"where NaN stands at padding {name}", got, wanted, atol=atol)
         if trained is not None:
             slope, clean = (gradient(name, x, a[trained]) for x, a in ((got, given), (wanted, arguments)))
-            not_reached(f"the gradient of {name}", slope)
-            compare(f"where NaN stands at padding the gradient of {name}", slope, clean)
+            looked_at = None if zero_gradient else mask
+            not_reached(f"the gradient of {name}", slope if zero_gradient else torch.where(mask, slope, 0.0))
+            compare(f"where NaN stands at padding the gradient of {name}", slope, clean, where=looked_at)
 
 
 def not_reached(name: str, got: Tensor) -> None:
