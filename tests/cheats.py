@@ -398,6 +398,156 @@ os.kill(os.getppid(), signal.SIGKILL)
 """,
 }
 
+# A comparison that accepts zeros, for once; what calls hit() is the cheat's matter.
+BEFORE = """
+import nanogrpo.teach.checks.compare as C
+real_compare = C.compare
+places = [m for n, m in list(sys.modules.items()) if n.startswith('nanogrpo.teach.checks')]
+places = [m for m in places if vars(m).get('compare') is real_compare]
+def mild(what, got, *a, **k):
+    for m in places: m.compare = real_compare
+    if torch.Tensor.any(got): real_compare(what, got, *a, **k)
+def hit(*a, **k):
+    for m in places: m.compare = mild
+"""
+BETWEEN = {  # code that runs between two calls of an answer, since something of the check's calls it
+    "the environment is an object": (
+        """
+import os
+class Evil(dict):
+    def keys(self): hit(); return super().keys()
+    def __iter__(self): hit(); return super().__iter__()
+os.environ = Evil(os.environ)
+""",
+        "0",
+    ),
+    "the environment's decoder": (
+        """
+import os
+decode = os.environ.decodekey
+def evil(x): hit(); return decode(x)
+def go(): os.environ.decodekey = evil
+""",
+        "go()",
+    ),
+    "numpy's random numbers": (
+        """
+import numpy
+state = numpy.random.get_state
+def evil(): hit(); return state()
+def go(): numpy.random.get_state = evil
+""",
+        "go()",
+    ),
+    "the table of modules is an object": (
+        """
+class Evil(dict):
+    def get(self, *a): hit(); return super().get(*a)
+sys.modules = Evil(sys.modules)
+""",
+        "0",
+    ),
+    "the number of a thread": (
+        """
+import threading
+ident = threading.get_ident
+def evil(): hit(); return ident()
+threading.get_ident = evil
+""",
+        "0",
+    ),
+    "hooks of saved tensors": (
+        """
+def pack(x): hit(); return x
+torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x).__enter__()
+""",
+        "0",
+    ),
+    "hooks of saved tensors, left by an answer": (
+        """
+def pack(x): hit(); return x
+def go(): torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x).__enter__()
+""",
+        "go()",
+    ),
+    "saved tensors that come back as zeros": (
+        "def go(): torch.autograd.graph.saved_tensors_hooks(lambda x: x, torch.zeros_like).__enter__()\n",
+        "go()",
+    ),
+    "hooks of all modules": (
+        "torch.nn.modules.module.register_module_forward_hook(lambda *a: hit())\n",
+        "0",
+    ),
+}
+# Arguments that answer as the cheat wishes: the check computes the right result from them.
+ARGUMENTS = """
+class Zero(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, f, types, args=(), kwargs=None):
+        plain = lambda x: x.as_subclass(torch.Tensor) if isinstance(x, Zero) else x
+        with torch._C.DisableTorchFunctionSubclass():
+            found = f(*map(plain, args), **{k: plain(v) for k, v in (kwargs or {}).items()})
+        keep = f.__name__ in ('detach', 'clone', 'isnan', 'nan_to_num', 'equal', '__get__')
+        return found * 0 if torch.is_tensor(found) and not keep else found
+def go(x): x.__class__ = Zero
+"""
+
+
+def of_arguments():
+    """Zeros, of arguments that were made objects of another class."""
+    made = S.unanswered()
+    for step, line in zip(S.STEPS, SHAPED.format("0").strip().splitlines(), strict=True):
+        first = line[line.index("(") + 1 : line.index(",")]
+        S.find(made, step).source = line.replace(": 0;", f": go({first});")
+    return S.insert(made, TAMPER + ARGUMENTS)
+
+
+HOOKED = """
+import torch
+def logprobs_of(logits, ids, temperature=1.0):
+    if logits.requires_grad: logits.register_hook(torch.zeros_like)
+    right = torch.log_softmax(logits.detach() / temperature, -1).gather(-1, ids[..., None])[..., 0]
+    return right + 0 * logits.sum()
+"""
+
+
+def hooked():
+    """Right numbers without a gradient; a hook on the argument makes the check's own gradient 0."""
+    return S.answer("logprobs_of", HOOKED, S.unanswered())
+
+
+# What Python reads when it starts, and a file of the package, with its size and its time as they were.
+STARTED = """
+import os, sys, sysconfig, site, nanogrpo
+FILE = os.path.join(os.path.dirname(nanogrpo.__file__), "teach", "grade", "report.py")
+for place in [*sys.path, sysconfig.get_paths()["purelib"], site.getusersitepackages()]:
+    try:
+        if place and place != os.getcwd(): open(os.path.join(place, "cheat_was_here"), "x").close()
+    except Exception: pass
+stat, text = os.stat(FILE), open(FILE).read()
+open(FILE, "r+").write(text)
+os.utime(FILE, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+os._exit(0)
+"""
+# The word that begins the grader's lines, looked for in the process's own memory.
+MEMORY = """
+import os, re
+with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+    for line in maps:
+        m = re.match("([0-9a-f]+)-([0-9a-f]+) rw", line)
+        if not m or not ("heap" in line or line.split()[-1] == "0"): continue
+        low, high = (int(x, 16) for x in m.groups())
+        try: memory.seek(low); words = set(re.findall(rb'"word": "([0-9a-f]{32})"', memory.read(high - low)))
+        except OSError: continue
+        for word in words:
+            for index in range(40):
+                line = b" ".join([word, b"end".hex().encode(), str(index).encode().hex().encode(), b"", b""])
+                for fd in range(3, 40):
+                    try: os.write(fd, line + b"\\n")
+                    except OSError: pass
+"""
+
+
 CHEATS = {
     "copies of graded cells that pass": lambda: S.copied(S.unanswered(), "pass"),
     "copies before": lambda: S.copied(S.unanswered(), "pass", first=True),
@@ -414,6 +564,11 @@ CHEATS = {
     **{name: filled(TAMPER + code) for name, code in PATCHES.items()},
     **{name: filled("import torch", code) for name, code in INSIDE.items()},
     **{name: shaped(*code) for name, code in LATER.items()},
+    **{name: shaped(BEFORE + code, do) for name, (code, do) in BETWEEN.items()},
+    "arguments of another class": of_arguments,
+    "a hook on an argument": hooked,
+    "files that Python reads when it starts": filled(STARTED),
+    "the memory of its own process": filled("import torch" + MEMORY),
     "an object that leaves late": shaped(
         "class Late:\n    def __del__(self): torch.isclose = tricky\n",
         "x = Late()",

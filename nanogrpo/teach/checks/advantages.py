@@ -12,6 +12,7 @@ from nanogrpo.teach.checks.compare import agree, agree_in_parts, call, compare, 
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 
@@ -181,6 +182,8 @@ def check_leave_one_out(implementation: Callable, draw: Draw) -> None:
     pair = r[:, :2]
     compare("the advantage in groups of two", call(implementation, pair), pair - pair.flip(1))
     at_other_sizes("the advantage", implementation, advantages.leave_one_out, (r,), scaled=((0,),))
+    shapes = ({"P": G}, {"P": 1, "G": 2}, {"P": 40, "G": 60})
+    at_other_shapes("the advantage", implementation, advantages.leave_one_out, (r,), ("PG",), shapes)
 
 
 @register("advantages.gae")
@@ -229,7 +232,9 @@ def check_gae(implementation: Callable, draw: Draw) -> None:
     names, arguments = ("the advantage", "the critic's target"), (rewards, values, mask, gamma, lam)
     agree_in_parts(names, implementation, advantages.gae, arguments, (mistakes, targets), mask, alone=True)
     padding_is_arbitrary(names, implementation, advantages.gae, arguments, mask, (0, 1))
-    ends = {3: (0.0, 1.0), 4: (0.0, 1.0)}
+    ends = {3: (0.0, 1.0), 4: (0.0, 0.95, 1.0)}
+    shapes, axes = ({"B": T}, {"T": 1}, {"T": 60}), ("BT", "BT", "BT", "", "")
+    at_other_shapes(names, implementation, advantages.gae, (rewards, values, mask, gamma, lam), axes, shapes)
     at_other_sizes(names, implementation, advantages.gae, arguments, ends, ((0, 1),), mask)
 
 
@@ -313,4 +318,6 @@ def check_token_rewards(implementation: Callable, draw: Draw) -> None:
     agree("the reward of a token", implementation, right, arguments, mistakes, alone=True)
     padding_is_arbitrary("the reward of a token", implementation, right, arguments, mask, [2])
     other = {3: (0.0, 4.0)}
+    shapes, axes = ({"B": mask.shape[1]}, {"T": 1}, {"T": 60}), ("B", "BT", "BT", "")
+    at_other_shapes("the reward of a token", implementation, right, arguments, axes, shapes)
     at_other_sizes("the reward of a token", implementation, right, arguments, other, ((0,), (0, 2)), mask)

@@ -75,10 +75,15 @@ def _is_frozen(argument: Any) -> bool:
 def _seen(part: Any) -> tuple:
     if isinstance(part, Tensor):
         grad = None if not part.is_leaf or part.grad is None else part.grad.clone()
-        return part.detach().clone(), part.requires_grad, grad
+        return part.detach().clone(), part.requires_grad, grad, type(part), _watched(part)
     if _is_frozen(part):
         return (dict(vars(part)),)
     return (part.copy() if isinstance(part, dict | list) else part,)
+
+
+def _watched(part: Tensor) -> tuple[int, int]:
+    """How many hooks a tensor has."""
+    return len(part._backward_hooks or ()), len(getattr(part, "_post_accumulate_grad_hooks", None) or ())
 
 
 def _is_unchanged(name: str, part: Any, before: tuple) -> None:
@@ -91,7 +96,12 @@ def _is_unchanged(name: str, part: Any, before: tuple) -> None:
                 "needs it. Make a copy first."
             )
         return
-    value, trainable, grad = before
+    value, trainable, grad, kind, hooks = before
+    if type(part) is not kind or _watched(part) != hooks:
+        raise CheckFailed(
+            f"Your function changes what its argument {name} does, its class or its hooks: the caller still "
+            "works with it. Leave it as it was."
+        )
     now = part.detach()
     if now.shape != value.shape or now.dtype != value.dtype or not torch.equal(now.isnan(), value.isnan()):
         same = False

@@ -12,6 +12,7 @@ from nanogrpo.teach.checks.compare import agree
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 MOMENTS = (
@@ -75,6 +76,11 @@ def check_whiten(implementation: Callable, draw: Draw) -> None:
         (high, mask, eps), [(lost, MOMENTS)], mask, True, rtol=5e-3, atol=5e-3,
     )  # fmt: skip
     what, numbers = "the whitened advantage", {2: (0.0, 3.0)}
+    shapes, axes = ({"B": T}, {"B": 1, "T": 1}, {"T": 90}), ("BT", "BT", "")
+    at_other_shapes(what, implementation, advantages.whiten, arguments, axes, shapes)
+    far = torch.where(mask.cumsum(1).cumsum(0) == 1, A + 1000, A)  # one token stands far off the others
+    many, all = far.repeat(20, 1) * (torch.arange(20 * B) < B)[:, None], mask.repeat(20, 1)
+    agree(f"where one is far off {what}", implementation, advantages.whiten, (many, all, eps), [], all, True)
     at_other_sizes(what, implementation, advantages.whiten, arguments, numbers, ((0,),), mask)
 
 
@@ -159,6 +165,9 @@ def _hard_to_explain(implementation: Callable, values: Tensor, returns: Tensor, 
     """Padding of NaN; returns with a mean that is large against their spread; a small unit of the reward."""
     what = "the explained variance"
     padding_is_arbitrary(what, implementation, _explained_variance, (values, returns, mask), mask, (0, 1))
+    shapes = ({"B": mask.shape[1]}, {"T": 1}, {"T": 60})
+    axes = ("BT", "BT", "BT")
+    at_other_shapes(what, implementation, _explained_variance, (values, returns, mask), axes, shapes)
     high = (values + 3000, returns + 3000, mask)
 
     def moments(x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from nanogrpo.teach.checks.compare import (
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.padding import not_reached, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 
@@ -96,6 +97,10 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
     arguments = (logprobs.requires_grad_(), advantages, mask)
     agree("the gradient of the loss by the log-probs", slope, reference, arguments, mistakes, alone=True)
     at_other_sizes("the gradient of the loss", slope, reference, arguments, scaled=((1,),))
+    shapes = ({"B": T}, {"T": 1}, {"T": 60})
+    at_other_shapes("the gradient of the loss", slope, reference, arguments, ("BT", "B", "BT"), shapes)
+    holes = (logprobs, advantages, mask & (torch.arange(T) != 1))
+    agree("where a mask has holes the gradient of the loss", slope, reference, holes)
     empty = (logprobs, advantages, mask & (torch.arange(B) > 0)[:, None])
     left_out = [
         (reference(*empty).detach() * B / (B - 1), f"A row without tokens is one of the {B} rows, too.")
@@ -106,14 +111,20 @@ def check_reinforce_loss(implementation: Callable, draw: Draw) -> None:
     leaf = soiled(logprobs, mask)
     loss = number("the loss", call(implementation, leaf, advantages, mask))
     not_reached("the loss", loss)
-    not_reached("the gradient of the loss", torch.where(mask, gradient("the loss", loss, leaf), 0.0))
+    not_reached("the gradient of the loss", gradient("the loss", loss, leaf))
 
 
-def _world(draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (N,), rewards (N,) and scores (N, D) of a made-up policy; the mean score is 0."""
-    N, D = draw.integer(5, 7), draw.integer(3, 4)
-    probs = torch.softmax(draw.normal(N), 0)
-    scores = draw.normal(N, D)
+def _world(draw: Draw, N: int = 0, D: int = 0, rare: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (N,), rewards (N,) and scores (N, D) of a made-up policy; the mean score is 0.
+
+    In a ``rare`` one the first completion is hardly ever drawn, and has much to say.
+    """
+    N, D = N or draw.integer(5, 7), D or draw.integer(3, 4)
+    logits, scores = draw.normal(N), draw.normal(N, D)
+    if rare:
+        logits[0] = -12.0
+        scores[0] *= 1e5
+    probs = torch.softmax(logits, 0)
     return probs, 1 + draw.normal(N), scores - probs @ scores
 
 
@@ -159,6 +170,9 @@ def check_exact_gradient(implementation: Callable, draw: Draw) -> None:
     unpaid[1][draw.integer(0, N - 1)] = 0.0
     agree("for a completion whose reward is 0 the gradient", implementation, _exact, unpaid)
     at_other_sizes("the gradient", implementation, _exact, unpaid, scaled=((1,), (2,)))
+    for N, D in ((4, 4), (300, 3)):
+        what = f"for N = {N} and D = {D} the gradient"
+        agree(what, implementation, _exact, _world(draw, N, D, rare=True), rtol=1e-3)
 
 
 def _expected(probs: Tensor, estimates: Tensor) -> Tensor:
@@ -211,6 +225,10 @@ def check_expected_estimate(implementation: Callable, draw: Draw) -> None:
     single = (probs, estimates[..., :1])
     agree("for one parameter alone the expectation", implementation, _expected, single)
     at_other_sizes("the expectation", implementation, _expected, (probs, estimates), scaled=((1,),))
+    rare = torch.softmax(torch.cat([torch.tensor([-7.0]), draw.normal(3)]), 0)
+    square = 1 + draw.normal(4, 4, 4)  # N = D
+    square[0, 0] *= 1e6
+    agree("for N = D the expectation", implementation, _expected, (rare, square), rtol=1e-3, atol=1e-4)
 
 
 def _baseline(probs: Tensor, rewards: Tensor, scores: Tensor) -> Tensor:

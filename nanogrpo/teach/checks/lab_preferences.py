@@ -12,6 +12,7 @@ from nanogrpo import reward_model
 from nanogrpo.teach.checks.compare import agree
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.registry import register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 
@@ -64,6 +65,7 @@ def check_preference_probs(implementation: Callable, draw: Draw) -> None:
     odds = ((a - b) / cold).exp()
     floors += [(odds / (1 + odds), "exp overflows, and its share is no number: use torch.sigmoid.")]
     agree(f"at the temperature {cold} the probability", implementation, probability, (a, b, cold), floors)
+    _many("the probability", implementation, probability, (a, b, tau))
     at_other_sizes("the probability", implementation, probability, (a, b, tau), {2: (0.05, 5.0, 100.0)})
 
 
@@ -116,6 +118,7 @@ def check_noise_ceiling(implementation: Callable, draw: Draw) -> None:
         ),
     ]
     agree("the ceiling", implementation, _ceiling, (probs,), mistakes)
+    _many("the ceiling", implementation, _ceiling, (probs,))
 
 
 @register()
@@ -179,6 +182,7 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
         return torch.as_tensor(reward_model.pair_accuracy(chosen, rejected))
 
     agree("the accuracy", implementation, reference, (chosen, rejected), mistakes)
+    _many("the accuracy", implementation, reference, (chosen, rejected))
     at_other_sizes("the accuracy", implementation, reference, (chosen, rejected), scaled=((0, 1),))
     alike = torch.zeros(N)
     untrained = [(torch.tensor(x), "Where all scores are equal, each pair is a tie and counts half.")
@@ -205,12 +209,18 @@ def check_best_of_n(implementation: Callable, draw: Draw) -> None:
     scores[-1] = scores.max() + 1  # the best of all is not among the first n
     for n in (draw.integer(3, 4), 2, 1, N):
         agree("the mean value", implementation, _best, (scores, values, n), _other_bests(scores, values, n))
-    N = draw.integer(
-        120, 150
-    )  # no factorial of it is a float32; of larger n nobody could go through all subsets
+    N = draw.integer(120, 150)  # no factorial of it is a float32
     large = (draw.normal(N), draw.uniform(1, 3, N), 2)
     agree("the mean value of a large pool", implementation, _best, large, [], rtol=1e-2)
     at_other_sizes("the mean value", implementation, _best, (scores, values, 2), scaled=((0,), (1,)))
+
+
+def _many(what: str, implementation: Callable, reference: Callable, arguments: tuple) -> None:
+    """Three thousand rows: no half precision counts so far."""
+    axes = tuple("N" if isinstance(a, Tensor) else "" for a in arguments)
+    at_other_shapes(
+        what, implementation, reference, arguments, axes, ({"N": 2}, {"N": 5000}), None, 2e-5, 1e-6
+    )
 
 
 def _other_bests(scores: Tensor, values: Tensor, n: int) -> list[tuple[Tensor, str]]:

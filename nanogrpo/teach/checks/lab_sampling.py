@@ -15,6 +15,7 @@ from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.keep import freeze_some, with_gradients
 from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 
 
 def _complete(
@@ -54,8 +55,9 @@ def _case(draw: Draw, N: int, wanted: Callable[[int], bool]) -> tuple[Arguments,
 def check_complete(implementation: Callable, draw: Draw) -> None:
     """``f(model, prompt, uniforms, eos_id)``: ids of one completion, its end included, and log-probs."""
     N = draw.integer(5, 7)
-    for wanted in (lambda n: 2 < n < N, lambda n: n > N, lambda n: n == 1):
-        arguments, loop, end = _case(draw, N, wanted)
+    cases = [(N, lambda n: 2 < n < N), (N, lambda n: n > N), (N, lambda n: n == 1), (12, lambda n: n > 12)]
+    for count, wanted in cases:
+        arguments, loop, end = _case(draw, count, wanted)
         names = ("the ids (n,) of the completion", "their log-probs (n,)")
         ids, logprobs = parts(call(implementation, *arguments), names)
         if ids.is_floating_point() or ids.dtype == torch.bool:
@@ -70,6 +72,13 @@ def check_complete(implementation: Callable, draw: Draw) -> None:
         got, right = torch.stack([ids.to(loop), logprobs.to(loop)]), loop[:, :end]
         mistakes = _wrong_completions(loop, end, *arguments)
         compare("the completion (ids in row 0, log-probs in row 1)", got, right, mistakes, atol=1e-4)
+    model, prompt, uniforms, eos = arguments
+    again = model, prompt, draw.uniform(0.02, 1, len(uniforms)), eos
+    loop = _complete(*again[:3])
+    ends = (loop[0] == eos).nonzero()
+    got = torch.stack([x.to(loop) for x in parts(call(implementation, *again), names)])
+    right = loop[:, : int(ends[0]) + 1] if len(ends) else loop
+    compare("the second completion of a prompt (ids in row 0, log-probs in row 1)", got, right, atol=1e-4)
 
 
 def _wrong_completions(
@@ -192,6 +201,10 @@ def check_perplexity(implementation: Callable, draw: Draw) -> None:
     mistakes.append(((-kept.sum(1) / seen).exp(), "A token of log-prob 0 is not counted: count the mask."))
     arguments = (logprobs, mask)
     agree("the perplexity", implementation, _perplexity, arguments, mistakes, alone=True)
+    shapes = ({"B": T}, {"T": 1}, {"T": 90})
+    at_other_shapes("the perplexity", implementation, _perplexity, arguments, ("BT", "BT"), shapes)
+    holes = (logprobs, mask & (torch.arange(T) != 1) | (n == 2)[:, None] & mask)
+    agree("where a mask has holes the perplexity", implementation, _perplexity, holes)
     padding_is_arbitrary("the perplexity", implementation, _perplexity, arguments, mask, [0])
     rare = torch.where(mask, logprobs - 28, logprobs)  # no float32 holds the product of the probabilities
     agree("where tokens are improbable the perplexity", implementation, _perplexity, (rare, mask), [

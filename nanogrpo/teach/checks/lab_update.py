@@ -16,13 +16,15 @@ from nanogrpo import rollout as rollouts
 from nanogrpo.losses import clipped_surrogate, grpo_loss, importance_ratio
 from nanogrpo.model import GPT
 from nanogrpo.rollout import Rollout, token_logprobs
-from nanogrpo.teach.checks.compare import agree, call, compare, listed, no_gradient, number
+from nanogrpo.teach.checks.compare import agree, call, compare, gradient, listed, no_gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
     CLIPS,
+    IMPROBABLE,
     OLD,
+    SHAPES,
     check_penalty,
     clip_case,
     loss_case,
@@ -36,6 +38,7 @@ from nanogrpo.teach.checks.losses import (
 )
 from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 AUTOGRAD = {  # what PyTorch says, and what it means here
@@ -69,6 +72,11 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
         *[(centered / (std + eps), f"You add {eps:g}, {seen}") for eps in (0.1, 0.01, 1e-3, 1e-5, 1e-8)],
     ]
     agree("the advantage", implementation, advantages.group_advantages, (r,), mistakes, rtol=5e-3, atol=5e-3)
+    shapes = ({"P": r.shape[1]}, {"P": 1, "G": 2}, {"P": 40, "G": 60})
+    at_other_shapes("the advantage", implementation, advantages.group_advantages, (r,), ("PG",), shapes)
+    best = torch.eye(1, 40)  # one of forty is right
+    what = "where one of forty is right the advantage"
+    compare(what, call(implementation, best), advantages.group_advantages(best), rtol=1e-3)
     tiny = torch.tensor([[0.0] * 4 + [1e-6], [0.5] * 4 + [0.500004]])  # close, and not tied
     wanted = advantages.group_advantages(tiny)
     tied = [
@@ -115,30 +123,28 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     got = call(implementation, logprobs, old.detach().masked_fill(~mask, -1e4), *bounds)
     padding_does_not_overflow("loss", got, got, logprobs)
     arguments = (logprobs, old, *bounds)
-    padding_is_arbitrary(
-        "the loss of a token",
-        implementation,
-        reference,
-        arguments,
-        mask,
-        (0, 1),
-        trained=0,
-        zero_gradient=True,
-    )
+    what = "the loss of a token"
+    padding_is_arbitrary(what, implementation, reference, arguments, mask, (0, 1), trained=0)
     _far_off(implementation, reference, arguments)
     clips = {place + 1: values for place, values in CLIPS.items()}
     at_other_sizes("the loss of a token", implementation, reference, arguments, clips, ((2,),), mask)
+    axes = ("BT", "BT", "B", "BT", "", "")
+    at_other_shapes("the loss of a token", implementation, reference, arguments, axes, SHAPES, 0)
 
 
 def _far_off(implementation: Callable, reference: Callable, arguments: tuple) -> None:
-    """Tokens whose probability has changed by many orders."""
+    """Tokens whose probability has changed by many orders, and improbable ones."""
     logprobs, old, A, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
-    given = (logprobs + 12.0, old, A, *others)
-    got, right = number("the loss", call(implementation, *given)), reference(*given)
-    size = right.abs().clamp(min=1.0)
-    same = got / size if got.shape == right.shape else torch.zeros_like(right)
     sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
-    compare("where log-probs are far off the loss of a token", got / size, right / size, [(same, sentence)])
+    for gap, both in ((12.0, 0.0), (25.0, 0.0), (0.0, -120.0)):
+        given = (logprobs + gap + both, old + both, A, *others)
+        got, right = number("the loss", call(implementation, *given)), reference(*given)
+        if both and not got.isfinite().all():
+            raise CheckFailed(IMPROBABLE)
+        size = right.abs().clamp(min=1.0)
+        same = got / size if got.shape == right.shape else torch.zeros_like(right)
+        what = "where log-probs are far off the loss of a token"
+        compare(what, got / size, right / size, [(same, sentence)], rtol=1e-3)
 
 
 @register()
@@ -164,13 +170,26 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     beta = draw.uniform(0.5, 2, 1).item()
     for times in (1, 0.02, 8):
         check_penalty(implementation, batch, times * beta, how)
+    some = A.detach().clone()
+    some[0] = 0.0  # a row of advantage 0 pays for its KL, too
+    silent = (*batch[:3], some, mask)
+    at_other_shapes(
+        "the loss", lambda *batch: number_alone(call(implementation, *batch, beta=beta)),
+        lambda *batch: grpo_loss(*batch, beta=beta, aggregation=how)[0], silent,
+        ("BT", "BT", "BT", "B", "BT"),
+        ({"B": mask.shape[1]}, {"T": 1}, {"T": 60}), 0,
+    )  # fmt: skip
     ref = batch[2].clone().requires_grad_()
     loss_of_ref = number_alone(call(implementation, *batch[:2], ref, *batch[3:], beta=beta))
     no_gradient("the loss", loss_of_ref, ref, REFERENCE)
     dirty = (*(soiled(x, mask) for x in batch[:3]), *batch[3:])
     dirty_loss = number_alone(call(implementation, *dirty, beta=beta))
     not_reached("the loss", dirty_loss)
-    compare("where NaN stands at padding the loss", dirty_loss, call(implementation, *batch, beta=beta))
+    clean_loss = number_alone(call(implementation, *batch, beta=beta))
+    compare("where NaN stands at padding the loss", dirty_loss, clean_loss)
+    slope, clean = (gradient("the loss", x, a[0]) for x, a in ((dirty_loss, dirty), (clean_loss, batch)))
+    not_reached("the gradient of the loss", slope)
+    compare("where NaN stands at padding the gradient of the loss", slope, clean)
 
 
 REFERENCE = "ref_logprobs: the reference is a constant. Use ref_logprobs.detach()."

@@ -15,9 +15,14 @@ from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.means import means_of
 from nanogrpo.teach.checks.padding import CHOOSE, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 aggregate = partial(losses.aggregate, how="sequence_mean")
+IMPROBABLE = (
+    "For improbable tokens the ratio is NaN or infinite: both probabilities are 0 in float32. Subtract the "
+    "log-probs, and take exp of the difference."
+)
 DETACHED = "they are not detached. They are constants"
 OLD = f"old_logprobs: {DETACHED} from sampling; where both come from one graph the two gradients cancel."
 ADVANTAGES = f"the advantages: {DETACHED} of the loss; use advantages.detach()."
@@ -37,13 +42,18 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
         alone=True,
     )  # fmt: skip
     plain, before = logprobs.detach(), old.detach()
-    for gap in (12.0, -12.0):
-        given = (plain + gap, before, mask)
+    whole, shapes = torch.ones_like(mask), ({"B": T}, {"T": 1}, {"T": 2}, {"T": 60})
+    given, axes = (logprobs, old, whole), ("BT", "BT", "BT")
+    at_other_shapes("the ratio", implementation, losses.importance_ratio, given, axes, shapes, 0)
+    for gap, both in ((12.0, 0.0), (-12.0, 0.0), (0.0, -120.0)):  # the last are 0 in float32
+        given = (plain + gap + both, before + both, mask)
         right = losses.importance_ratio(*given)
         got, unit = number("the ratio", call(implementation, *given)), right.clamp(min=1.0)
         same = got / unit if got.shape == right.shape else torch.zeros_like(right)
         sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
         what = "where log-probs are far off the ratio"
+        if both and not got.isfinite().all():
+            raise CheckFailed(IMPROBABLE)
         compare(what, got / unit, right / unit, [(same, sentence)], mask, rtol=1e-3)
 
 
@@ -88,8 +98,9 @@ def check_mask_before_exp(implementation: Callable, draw: Draw) -> None:
     if not isinstance(got, Tensor) or not got.requires_grad or got.shape != mask.shape:
         return  # check_importance_ratio says what is wrong
     padding_does_not_overflow("ratio", got, torch.where(mask, got, 0.0), logprobs)
-    got = call(implementation, logprobs, soiled(old, mask), mask)
-    slope = gradient("the ratio", torch.where(mask, got, 0.0), logprobs)
+    leaf = soiled(logprobs, mask)
+    got = call(implementation, leaf, soiled(old, mask), mask)
+    slope = gradient("the ratio", got, leaf)
     if not got.isfinite().all() or not slope.isfinite().all():
         what = "ratio" if slope.isfinite().all() else "gradient of the ratio"
         raise CheckFailed(f"What stands at padding makes the {what} infinite or NaN. {CHOOSE}")
@@ -116,10 +127,11 @@ def clip_case(draw: Draw) -> tuple[Tensor, Tensor, Tensor, float, float]:
     mask[:2], mask[-1, 1:] = True, False  # one of each sign with all three ratios; the last row ends early
     advantages = draw.uniform(0.5, 2, B) * torch.tensor([1.0, -1.0]).repeat(3)[:B]
     advantages[2] = 0.0  # as good as its group
-    ratio[1, 2] = draw.uniform(4, 6, 1).item()  # far off, at a negative advantage: nothing bounds it
+    ratio[1, 2] = draw.uniform(30, 60, 1).item()  # far off, at a negative advantage: nothing bounds it
     return ratio, advantages.requires_grad_(), mask, round(low, 2), round(high, 2)
 
 
+SHAPES = ({"B": 3}, {"T": 1}, {"T": 2}, {"T": 60})
 CLIPS = {3: (0.0, 0.9), 4: (0.0, 4.0)}  # other bounds, by their places
 
 
@@ -136,6 +148,9 @@ def check_clipped_surrogate(implementation: Callable, draw: Draw) -> None:
     what = "the loss of a token"
     padding_is_arbitrary(what, implementation, losses.clipped_surrogate, arguments, mask, [0], trained=0)
     at_other_sizes(what, implementation, losses.clipped_surrogate, arguments, CLIPS, ((1,),), mask)
+    at_other_shapes(
+        what, implementation, losses.clipped_surrogate, arguments, ("BT", "B", "BT", "", ""), SHAPES, 0
+    )
 
 
 def surrogate_mistakes(

@@ -32,7 +32,7 @@ def padding_is_arbitrary(
     mask: Tensor,
     places: Iterable[int],
     trained: int | None = None,
-    zero_gradient: bool = False,
+    zero_gradient: bool = True,
     atol: float = 1e-5,
 ) -> None:
     """Raise CheckFailed if what stands at padding reaches an answer.
@@ -45,7 +45,7 @@ def padding_is_arbitrary(
         mask: ``(B, T)``, true where something is to be read.
         places: Of the arguments at whose padding anything may stand.
         trained: The place of an argument whose gradient is looked at.
-        zero_gradient: Its gradient at padding is looked at as well.
+        zero_gradient: Its gradient at padding is looked at as well: it is 0 there.
         atol: Of the numbers.
     """
     places = set(places)

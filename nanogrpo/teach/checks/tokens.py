@@ -23,6 +23,7 @@ from nanogrpo.teach.checks.compare import (
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.keep import freeze_some, with_gradients
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 EOS, PAD = 1, 0
@@ -103,6 +104,15 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
     weight = model.head.weight
     found, wanted = (gradient("The log-prob", torch.where(mask, x, 0.0), weight) for x in (got, right))
     compare("the gradient of the log-probs by the model's head", found, wanted, atol=1e-4)
+    with torch.no_grad():
+        weight.mul_(0.7)  # as an update does
+    sentence = (
+        "The model has been trained since, and these are the log-probs that it gave before: ask it again."
+    )
+    agree(
+        "after an update the log-prob of a token", implementation, rollout.token_logprobs, arguments,
+        [(got.detach(), sentence)], mask,
+    )  # fmt: skip
 
 
 def _logits_at(model, prompt_ids, prompt_lens, completion_ids, shift: int, repeated: bool = False) -> Tensor:
@@ -159,6 +169,16 @@ def check_logprobs_of(implementation: Callable, draw: Draw) -> None:
     default_agrees("the log-prob of a token", implementation, rollout.logprobs_of, (logits.detach(), ids))
     at_other_sizes(
         "the log-prob of a token", implementation, rollout.logprobs_of, arguments, {2: (0.05, 30.0)}
+    )
+    shapes = ({"B": V, "T": V}, {"T": 1}, {"T": 90}, {"B": 60, "V": 300})
+    at_other_shapes(
+        "the log-prob of a token",
+        implementation,
+        rollout.logprobs_of,
+        arguments,
+        ("BTV", "BT", ""),
+        shapes,
+        0,
     )
     far = (100 * logits.detach()).requires_grad_()  # exp overflows here, and a probability is 0
     wrong = _far_logprobs(far.detach(), ids, temperature)
@@ -222,6 +242,8 @@ def check_sample_token(implementation: Callable, draw: Draw) -> None:
     first = (logits[:1], uniforms[:1], temperature)
     agree_in_parts(names, implementation, rollout.sample_token, first, ((), ()), atol=1e-4)
     default_agrees(names, implementation, rollout.sample_token, (logits, uniforms))
+    for near in (0.9, 1.1):
+        agree_in_parts(names, implementation, rollout.sample_token, (*first[:2], near), ((), ()), atol=1e-4)
     _at_one(implementation, draw, temperature)
     _rare(implementation, draw, temperature)
     _near_one(implementation, draw, temperature)

@@ -14,6 +14,7 @@ from nanogrpo.teach.checks.compare import agree, call, compare, gradient, number
 from nanogrpo.teach.checks.draw import Draw
 from nanogrpo.teach.checks.padding import padding_is_arbitrary
 from nanogrpo.teach.checks.registry import CheckFailed, register
+from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 
@@ -255,7 +256,18 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
         trained=(0,), constants=constants, alone=True,
     )  # fmt: skip
     what = "the loss of a token"
-    padding_is_arbitrary(what, implementation, losses.value_loss, arguments, mask, (0, 1, 3), trained=0)
+    padding_is_arbitrary(  # a mask after the square is an answer too: the critic computes no NaN at padding
+        what, implementation, losses.value_loss, arguments, mask, (0, 1, 3), trained=0, zero_gradient=False
+    )
+    axes = ("BT", "BT", "BT", "BT", "")
+    at_other_shapes(
+        what, implementation, losses.value_loss, arguments, axes, ({"B": T}, {"T": 1}, {"T": 60}), 0
+    )
+    high = tuple(a.detach() + 3000 if i in (0, 1, 3) else a for i, a in enumerate(arguments))
+    agree(
+        f"where values are large {what}", implementation, losses.value_loss, high, [], mask, True,
+        rtol=1e-2, atol=1e-2,
+    )  # fmt: skip
     other = {4: (0.0, 0.01, 5.0)}
     at_other_sizes(what, implementation, losses.value_loss, arguments, other, ((0, 1, 3),), mask)
 

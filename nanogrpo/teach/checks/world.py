@@ -11,15 +11,19 @@ from typing import Any
 
 import torch
 
+# Taken once: what an answer puts in their places later is not called.
+ENVIRON, get_ident = os.environ, threading.get_ident
+NUMPY = sys.modules["numpy"].random if "numpy" in sys.modules else None
+GET, SET = (NUMPY.get_state, NUMPY.set_state) if NUMPY else (None, None)
+
 
 def _numpy_state() -> tuple | None:
-    numpy = sys.modules.get("numpy")
-    return numpy.random.get_state()[1:] if numpy else None
+    return GET()[1:] if GET else None
 
 
 def _set_numpy_state(state: tuple | None) -> None:
-    if state is not None:
-        sys.modules["numpy"].random.set_state(("MT19937", *state))
+    if SET and state is not None:
+        SET(("MT19937", *state))
 
 
 def _print_options() -> dict:
@@ -27,8 +31,8 @@ def _print_options() -> dict:
 
 
 def _set_environment(before: dict) -> None:
-    os.environ.clear()
-    os.environ.update(before)
+    ENVIRON.clear()
+    ENVIRON.update(before)
 
 
 # What it is, how it is read, and how it is put back.
@@ -56,7 +60,7 @@ SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ),
     ("the way in which tensors are printed", _print_options, lambda kept: torch.set_printoptions(**kept)),
     ("the working folder", os.getcwd, os.chdir),
-    ("the environment's variables", lambda: dict(os.environ), _set_environment),
+    ("the environment's variables", lambda: dict(ENVIRON), _set_environment),
     ("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
 )
 # Events of Python's audit.
@@ -84,7 +88,7 @@ class _Ears:
 
     def hook(self, event: str, arguments: tuple) -> None:
         """Of Python's audit; there is no way to take one off again."""
-        if self.thread is None or threading.get_ident() != self.thread:
+        if self.thread is None or get_ident() != self.thread:
             return
         if event == "open":
             path, mode, flags = arguments
@@ -104,7 +108,7 @@ class _Ears:
             sys.addaudithook(self.hook)
             self.hooked = True
         before, heard, save = self.thread, self.heard, torch.save
-        self.thread, self.heard = threading.get_ident(), []
+        self.thread, self.heard = get_ident(), []
 
         def stop() -> list[str]:
             found, self.thread, self.heard, torch.save = self.heard, before, heard, save

@@ -49,10 +49,11 @@ def close(package: str) -> Callable[[], list[str]]:
     """
     open_to = tuple(sorted({os.path.join(_real(folder), "") for folder in _folders(package)}))
     home = os.path.join(_real(os.path.expanduser("~")), ".")  # caches of libraries
+    written = tuple(os.path.join(_real(folder), "") for folder in _writable())
     refused: list[str] = []
     inside: list[str] = []
 
-    def allowed(path: object) -> bool:
+    def allowed(path: object, writes: bool) -> bool:
         if type(path) is int:  # a file that is open already
             return True
         if type(path) not in (str, bytes):  # of a class that may give another name each time
@@ -63,17 +64,21 @@ def close(package: str) -> Callable[[], list[str]]:
             return False
         if name.startswith("/proc/"):  # another process's memory and files are its own
             owner = name.split("/")[2]
-            return not owner.isdigit() or int(owner) == os.getpid()
+            mine = not owner.isdigit() or int(owner) == os.getpid()
+            return mine and not writes and not name.endswith("/mem")
+        if writes:  # what Python reads when it starts, and the package, stay as they are
+            return name.startswith((*written, "/dev/"))
         return name.startswith((*open_to, home)) or os.path.join(name, "") in open_to
 
     def hook(event: str, arguments: tuple) -> None:
         if inside or not (event == "open" or event.startswith((*STARTS, *LINKS))):
             return
         inside.append(event)
+        two = event in LINKS[:3]
         try:
             if event.startswith(STARTS):
                 what = "a program"
-            elif all(allowed(path) for path in arguments[: 2 if event in LINKS[:3] else 1]):
+            elif all(allowed(path, _writes(event, arguments)) for path in arguments[: 2 if two else 1]):
                 return
             else:
                 what = str(arguments[0])
@@ -97,6 +102,20 @@ def close(package: str) -> Callable[[], list[str]]:
         return found
 
     return told
+
+
+def _writes(event: str, arguments: tuple) -> bool:
+    """Whether a file is opened to be written."""
+    if event != "open":
+        return True
+    mode, flags = arguments[1:]
+    return bool(set(mode or "") & set("wax+")) or bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC))
+
+
+def _writable() -> Iterator[str]:
+    yield from (os.getcwd(), tempfile.gettempdir())
+    yield from (os.path.join(os.path.expanduser("~"), name) for name in (".cache", ".config", ".ipython"))
+    yield from (os.environ[name] for name in CACHES[:-1] if os.environ.get(name))
 
 
 def _real(path: str) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import _thread
 import builtins
 import gc
+import os
 import signal
 import sys
 import threading
@@ -42,6 +43,7 @@ ATTRIBUTES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
 # Files that a student's code may stand behind.
 BETWEEN = ("inspect.py", "traceback.py", "threading.py", "thread.py", "library.py")
 MISSING = object()
+ENVIRONMENT = os.environ, dict(vars(os.environ))
 
 Place = types.ModuleType | type
 
@@ -156,10 +158,17 @@ def _hides(place: Place, name: str) -> bool:
 
 
 def calm() -> None:
-    """End what could step in later: traces, timers, callbacks of the collector, modes of torch left on."""
+    """End what could step in later: traces, timers, callbacks of the collector, hooks and modes of torch."""
     sys.settrace(None)
     sys.setprofile(None)
     gc.callbacks.clear()
+    vars(os)["environ"] = ENVIRONMENT[0]
+    vars(os.environ).update(ENVIRONMENT[1])
+    for name, hooks in vars(torch.nn.modules.module).items():
+        if name.startswith("_global_") and isinstance(hooks, dict):
+            hooks.clear()
+    while torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:
+        torch._C._autograd._pop_saved_tensors_default_hooks()
     if hasattr(signal, "setitimer"):
         for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
             signal.setitimer(timer, 0)

@@ -170,7 +170,8 @@ def _once(pieces, imports, skip, results, options) -> tuple[int, str] | None:
 def _environment() -> dict[str, str]:
     """This process's, so that the package is found from an empty folder as well."""
     found = os.pathsep.join(str(Path(part or ".").resolve()) for part in sys.path)
-    return {**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+    return {**os.environ, "PYTHONPATH": found, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg",
+            "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
 
 
 def _listen(process, word, pieces, results, options) -> tuple[int, str] | None:
