@@ -69,3 +69,26 @@ def not_reached(name: str, got: Tensor) -> None:
     """Raise CheckFailed if an answer is not finite where NaN or infinity stands at padding."""
     if not got.detach().isfinite().all():
         raise CheckFailed(f"What stands at padding reaches {name}: it is not finite. {CHOOSE}")
+
+
+HOLES = (
+    "You count the tokens of a row, and take as many from its start: a mask may have holes, as where a tool "
+    "has written. Read the mask itself."
+)
+
+
+def holes_are_read(
+    what: str, implementation: Callable, reference: Callable, arguments: tuple, mask: Tensor
+) -> None:
+    """Raise CheckFailed unless a mask whose second column is out, where a row goes on, is taken as it is.
+
+    What is compared, with the gradient by the first argument, is 0 at padding, or one number.
+    """
+    columns = torch.arange(mask.shape[1])
+    holes = mask & ((columns != 1) | (mask.sum(1, keepdim=True) < 3))
+    given = tuple(holes if a is mask else a for a in arguments)
+    as_many = tuple(columns < holes.sum(1, keepdim=True) if a is mask else a for a in arguments)
+    right, prefix, got = reference(*given), reference(*as_many), call(implementation, *given)
+    compare(f"where a mask has holes {what}", got, right, [(prefix, HOLES)])
+    slopes = [gradient(what, x, arguments[0]) for x in (number(what, got), right)]
+    compare(f"where a mask has holes the gradient of {what}", *slopes)
