@@ -339,9 +339,10 @@ def update(policy, reference, optimizer, rollout, advantages, beta, num_updates)
             "problems used up",
             "are used up",
             _train(
-                "left = []",
-                "[problems[i] for i in (left := left[P:] if len(left) >= 2 * P else "
-                "torch.randperm(len(problems), generator=generator).tolist())[:P]]",
+                "left = []\n    def some():\n        if len(left) < P:\n"
+                "            left[:] = torch.randperm(len(problems), generator=generator).tolist()\n"
+                "        return [problems[left.pop()] for _ in range(P)]",
+                "some()",
             ),
         ),
         (
