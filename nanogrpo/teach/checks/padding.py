@@ -72,8 +72,8 @@ def not_reached(name: str, got: Tensor) -> None:
 
 
 HOLES = (
-    "The answer is right for a mask without holes, and a mask may have some, as where a tool has written. Read "
-    "the mask itself: to count its tokens, and take as many from the start of the row, is not enough."
+    "The answer is right for a mask without holes, and a mask may have some, as where a tool has written. "
+    "Read the mask itself: to count its tokens, and take as many from the start of the row, is not enough."
 )
 
 
