@@ -109,6 +109,57 @@ WRONG = {
         "in another mode",
     ),
     "a seed for all": ("return means", "torch.manual_seed(0); return means", "torch's own random numbers"),
+    "no update where all groups are tied": (
+        "for _ in range(config.num_iterations):",
+        "for _ in range(config.num_iterations if A.any() else 0):",
+        "Where all groups are tied the optimizer takes 0 steps",
+    ),
+    "no pull in tied groups": (
+        "config.beta * torch",
+        "config.beta * A.any() * torch",
+        "Where all groups are tied the optimizer is given another gradient",
+    ),
+    "another clip from the third step on": (
+        "mask, 0.2, 0.2)",
+        "mask, 0.2, 0.2 if len(means) < 2 else 0.28)",
+        "in step 3: no step is another than the first",
+    ),
+    "no KL from the third step on": (
+        "config.beta * torch",
+        "(config.beta if len(means) < 2 else 0.0) * torch",
+        "no step is another than the first): The KL is missing",
+    ),
+    "it stops when it is good": (
+        "means.append(rewards.mean().item())",
+        "means.append(rewards.mean().item())\n        if means[-1] > 0.9:\n            break",
+        "however good the policy has become",
+    ),
+    "the KL of log-probs without a gradient": (
+        "kl_of(logprobs, ref_logprobs)",
+        "kl_of(logprobs.detach(), ref_logprobs)",
+        "the KL has no gradient",
+    ),
+    "the KL detached": (
+        "kl_of(logprobs, ref_logprobs)",
+        "kl_of(logprobs, ref_logprobs).detach()",
+        "The KL is missing, or cut off from the policy",
+    ),
+    "an optimizer of its own": (
+        "P, G, means =",
+        "optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)\n    P, G, means =",
+        "The optimizer that is handed over takes the steps",
+    ),
+    "words are used up": (
+        "order = torch.randperm(len(problems), generator=generator).tolist()",
+        "left = left[P:] if means and len(left) >= 2 * P else torch.randperm(len(problems), "
+        "generator=generator).tolist(); order = left",
+        "Problems are used up",
+    ),
+    "the reference frozen for good": (
+        "return means",
+        "reference.requires_grad_(False); return means",
+        "another requires_grad",
+    ),
     "unwritten": (
         "    ### BEGIN SOLUTION\n",
         "    raise NotImplementedError\n",

@@ -148,6 +148,14 @@ WRONG = {
             _policy(log_ratio="logprobs - old_logprobs.detach()"),
         ),
         ("padding", "not zero at padding", _policy(masked="{}")),
+        (
+            "as many from the start",
+            "may have holes",
+            _policy().replace(
+                "    A, ratio",
+                "    mask = torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True)\n    A, ratio",
+            ),
+        ),
     ],
     "kl_k3": [
         (
@@ -189,6 +197,11 @@ WRONG = {
             _loss(surrogate="-clipped_surrogate(ratio, advantages, mask, 0.2, 0.2)"),
         ),
         ("no clip", "Nothing is clipped", _loss(surrogate="-ratio * advantages[:, None] * mask")),
+        (
+            "as many from the start",
+            "may have holes",
+            _loss("torch.stack([x[:n].mean() for x, n in zip(per_token, mask.sum(1).tolist())]).mean()"),
+        ),
     ],
     "update": [
         ("no step", "have not moved", _update("optimizer.zero_grad(); loss.backward()")),
@@ -223,6 +236,42 @@ WRONG = {
         ("everything counts", "Padding counts", _update(mask="torch.ones_like(rollout.completion_mask)")),
         ("token mean", "mean over tokens", _update(options="beta=beta, aggregation='token_mean'")),
         ("last loss", "losses of all updates", _update(back="loss.item()")),
+        (
+            "moments lost at the start",
+            "What the optimizer remembers",
+            _update().replace("    for _ in", "    optimizer.state.clear()\n    for _ in"),
+        ),
+        (
+            "moments lost in each update",
+            "What the optimizer remembers",
+            _update("optimizer.state.clear(); optimizer.zero_grad(); loss.backward(); optimizer.step()"),
+        ),
+        (
+            "moments lost at the end",
+            "What the optimizer remembers",
+            _update().replace("    return", "    optimizer.state.clear()\n    return"),
+        ),
+        (
+            "sixteen rows",
+            "Only the first 16 rows",
+            _update(old="rollout.logprobs[:16]", mask="rollout.completion_mask[:16]")
+            .replace("package_loss(logprobs,", "package_loss(logprobs[:16],")
+            .replace("ref, advantages,", "ref[:16], advantages[:16],"),
+        ),
+        (
+            "reference frozen for good",
+            "another requires_grad",
+            _update().replace("    for _ in", "    reference.requires_grad_(False)\n    for _ in"),
+        ),
+        (
+            "an optimizer of its own",
+            "Let the optimizer that is handed over",
+            _update().replace(
+                "    for _ in",
+                "    rate = optimizer.param_groups[0]['lr']\n"
+                "    optimizer = torch.optim.SGD(policy.parameters(), rate)\n    for _ in",
+            ),
+        ),
         (
             "log-probs once",
             "inside the loop",
@@ -286,6 +335,35 @@ def update(policy, reference, optimizer, rollout, advantages, beta, num_updates)
             _train(update="", after="update(rollout, A)"),
         ),
         ("last mean", "of all steps", _train(back="means[-1]")),
+        (
+            "problems used up",
+            "are used up",
+            _train(
+                "left = []\n    def some():\n        if len(left) < P:\n"
+                "            left[:] = torch.randperm(len(problems), generator=generator).tolist()\n"
+                "        return [problems[left.pop()] for _ in range(P)]",
+                "some()",
+            ),
+        ),
+        (
+            "solved problems left out",
+            "all right never come up again",
+            _train(
+                "pool = list(problems)",
+                "[pool[i] for i in torch.randperm(len(pool), generator=generator)[:P].tolist()]",
+                update="update(rollout, A); solved = [row for row, r in zip(rows, rewards) if r.min() == 1]; "
+                "pool = [row for row in pool if row not in solved or len(pool) < 2 * P]",
+            ),
+        ),
+        (
+            "the first ones left out later",
+            "no longer drawn",
+            _train(
+                "pool = list(problems)",
+                "[pool[i] for i in torch.randperm(len(pool), generator=generator)[:P].tolist()]",
+                update="update(rollout, A); pool = pool[1:] if len(pool) > 2 * P else pool",
+            ),
+        ),
     ],
 }
 
@@ -322,12 +400,13 @@ def group_advantages(rewards):
             """
 def policy_loss(logprobs, old_logprobs, advantages, mask, clip_low, clip_high):
     rows = []
-    for i, n in enumerate(mask.sum(1).tolist()):
-        A = advantages[i].item()
-        ratio = (logprobs[i, :n] - old_logprobs[i, :n].detach()).exp()
-        near = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
-        tokens = [-min(r * A, c * A, key=float) for r, c in zip(ratio, near)]
-        rows.append(torch.stack(tokens + [torch.zeros(())] * (mask.shape[1] - n)))
+    for i, sampled in enumerate(mask.tolist()):
+        A, tokens = advantages[i].item(), []
+        for t, here in enumerate(sampled):
+            ratio = (logprobs[i, t] - old_logprobs[i, t].detach()).exp()
+            near = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
+            tokens.append(-min(ratio * A, near * A, key=float) if here else torch.zeros(()))
+        rows.append(torch.stack(tokens))
     return torch.stack(rows)
 """,
         ),
@@ -366,6 +445,15 @@ def grpo_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, beta=0.0):
         (
             "cleared to None",
             _update("optimizer.zero_grad(set_to_none=True); loss.backward(); optimizer.step()"),
+        ),
+        (
+            "gradients set by hand",
+            _update(
+                "ps = [p for group in optimizer.param_groups for p in group['params']]\n"
+                "        for p, g in zip(ps, torch.autograd.grad(loss, ps)):\n"
+                "            p.grad = g\n"
+                "        optimizer.step()"
+            ),
         ),
         (
             "completion by completion",

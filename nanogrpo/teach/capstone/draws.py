@@ -58,6 +58,12 @@ def check_draws(learn: Callable, task: WordTask, policy, seed: int) -> None:
         raise CheckFailed(same.format("sampled other completions"))
     if first.prompts and first.prompts == other.prompts or len(set(map(frozenset, first.prompts))) == 1:
         raise CheckFailed("Two steps, or two generators, drew the same prompts: draw anew, from generator.")
+    some = drawn(seed, words=32).prompts
+    if len(some) == 2 and not set(some[0]) & set(some[1]):  # by chance once in 10^8 checks
+        raise CheckFailed(
+            "Problems are used up: no word of the first step comes up in the second, which draws half of all "
+            "words. Draw from all problems in each step."
+        )
     one, two = (drawn(seed + shift, P=1, words=1).texts for shift in (0, 1))
     if one and one == two:
         raise CheckFailed("Two generators sampled the same completions: hand generator to sample.")

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from nanogrpo.optim import AdamW
 from nanogrpo.teach.capstone.draws import check_draws
-from nanogrpo.teach.capstone.words import WordTask, race, reversing, weak_policy
+from nanogrpo.teach.capstone.words import WordTask, config_of, race, reversing, weak_policy
 from nanogrpo.teach.check import CheckFailed
 from nanogrpo.teach.checks.compare import call, listed
 
 REACHED = 0.8  # held-out success that a loop must reach
-UPDATES, BETA = 3, 0.5  # of each of the two steps that are looked at
+UPDATES, BETA = 3, 0.5  # of each of the first two steps, in which each gradient is looked at
+LATER = 8  # gradients that are looked at in the 30 steps that follow
 
 
 def check_learn(learn: Callable, pieces: tuple[Callable, ...], seed: int | None = None) -> None:
     """A loop of GRPO that is made of given pieces, as lab 5 asks for it.
 
-    The pieces and the gradients are looked at while the loop runs for two steps. Then it trains a weak
-    policy to reverse words; the probability of the right answer to held-out words, exact, must reach 0.8.
-    Over 40 draws the
-    solution began at 0.08 to 0.21 and reached 0.96 at least.
+    The pieces and the gradients are looked at while the loop runs for two steps, and for two in which all
+    groups are tied. Then it trains a weak policy to reverse words for 30 steps; what the pieces are called
+    with is looked at in each, the gradient in some. The probability of the right answer to held-out words,
+    exact, must reach 0.8. Over 40 draws the solution began at 0.08 to 0.21 and reached 0.96 at least.
 
     Args:
         learn: ``learn(policy, reference, optimizer, tokenizer, problems, config, generator, advantages_of,
@@ -40,8 +43,10 @@ def check_learn(learn: Callable, pieces: tuple[Callable, ...], seed: int | None 
     task, learn = reversing(seed), partial(call, learn)  # what every answer keeps is looked at, too
     try:
         _look(learn, pieces, task, seed)
-        check_draws(learn, task, weak_policy(task, seed), seed)
-        found = race(learn, task, seed, pieces)
+        policy = weak_policy(task, seed)
+        check_draws(learn, task, policy, seed)
+        _look_at_ties(learn, pieces, task, policy, seed)
+        found = _look_later(learn, pieces, task, seed)
     except NotImplementedError as error:
         raise CheckFailed("Nothing is written here yet, or in a step that this one uses.") from error
     except CheckFailed:
@@ -61,12 +66,17 @@ class Witness:
     """The pieces and the optimizer of a loop, which write down what they are called with."""
 
     pieces: tuple[Callable, ...]
+    beta: float
+    noted: Container[int]  # updates whose gradients are kept, counted from 0
+    named: int  # and of how many of them those of the usual mistakes as well
+    padded: bool = False  # the policy is so weak that some completion is always shorter than another
     rewards: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # and the advantages of them
     losses: list[tuple] = field(default_factory=list)
     kls: list[tuple] = field(default_factory=list)
-    steps: list[list[Tensor]] = field(default_factory=list)  # gradients at each step of the optimizer
-    wanted: list[list[Tensor]] = field(default_factory=list)  # those of the loss that the text asks for
-    mistakes: list[dict[str, list[Tensor]]] = field(default_factory=list)  # those of the usual mistakes in it
+    taken: int = 0  # steps of the optimizer
+    steps: dict[int, list[Tensor]] = field(default_factory=dict)  # gradients at each of them
+    wanted: dict[int, list[Tensor]] = field(default_factory=dict)  # those of the loss that the text asks for
+    mistakes: dict[int, dict[str, list[Tensor]]] = field(default_factory=dict)  # of the usual mistakes in it
 
     def advantages_of(self, rewards):
         """Of a batch."""
@@ -85,6 +95,11 @@ class Witness:
         self._note_gradient()
         return self.kls[-1][-1]
 
+    @property
+    def given(self) -> tuple[Callable, ...]:
+        """The pieces as the loop gets them."""
+        return self.advantages_of, self.loss_of, self.kl_of
+
     def watch(self, optimizer, policy) -> Witness:
         """Stand for an optimizer."""
         self.optimizer, self.weights = optimizer, list(policy.parameters())
@@ -95,33 +110,50 @@ class Witness:
 
     def step(self, *arguments, **options):
         """Of the optimizer."""
-        self.steps.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.weights])
+        if self.taken in self.noted:
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.weights]
+            self.steps[self.taken] = grads
+        self.taken += 1
         return self.optimizer.step(*arguments, **options)
 
+    @torch.enable_grad()
     def _note_gradient(self) -> None:
-        """Once an update has both its parts, the gradient of the loss that is asked for."""
-        if len(self.losses) != len(self.kls) or len(self.losses[-1]) != 7:
+        """Once an update has both its parts, the gradient of the loss that is asked for.
+
+        Both parts are made anew: what the loop was given may have been cut off from the policy.
+        """
+        number = len(self.losses) - 1
+        if number not in self.noted or len(self.losses) != len(self.kls):
             return
-        (*_, mask, _, _, per_token), kl = self.losses[-1], self.kls[-1][-1]
+        if len(self.losses[-1]) != 7 or len(self.kls[-1]) != 3 or not self.losses[-1][0].requires_grad:
+            return
+        (logprobs, *_, mask, _, _, _), reference = self.losses[-1], self.kls[-1][1]
+        per_token = self.pieces[1](*self.losses[-1][:-1])
+        kl = self.pieces[2](logprobs, reference.detach())
         if not per_token.requires_grad or per_token.shape != mask.shape or kl.shape != mask.shape:
             return
-        loss = _mean(per_token + BETA * torch.where(mask, kl, 0.0), mask)
-        self.wanted.append(self._gradient(loss))
-        few = _wrong_losses(per_token, kl, mask) if len(self.wanted) <= UPDATES else {}
-        self.mistakes.append({sentence: self._gradient(wrong) for sentence, wrong in few.items()})
+        self.wanted[number] = self._gradient(_mean(per_token + self.beta * _inside(kl, mask), mask))
+        named = len(self.mistakes) < self.named
+        few = _wrong_losses(per_token, kl, mask, self.beta) if named else {}
+        self.mistakes[number] = {sentence: self._gradient(wrong) for sentence, wrong in few.items()}
 
     def _gradient(self, loss: Tensor) -> list[Tensor]:
-        return list(torch.autograd.grad(loss, self.weights, retain_graph=True))
+        found = torch.autograd.grad(loss, self.weights, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(self.weights, found, strict=True)]
+
+
+def _inside(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, values, 0.0)
 
 
 def _mean(per_token: Tensor, mask: Tensor) -> Tensor:
-    return (torch.where(mask, per_token, 0.0).sum(1) / mask.sum(1)).mean()
+    return (_inside(per_token, mask).sum(1) / mask.sum(1)).mean()
 
 
-def _wrong_losses(per_token: Tensor, kl: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def _wrong_losses(per_token: Tensor, kl: Tensor, mask: Tensor, beta: float) -> dict[str, Tensor]:
     """What the usual mistakes make of the loss."""
-    inside = torch.where(mask, kl, 0.0)
-    total = torch.where(mask, per_token, 0.0) + BETA * inside
+    inside = _inside(kl, mask)
+    total = _inside(per_token, mask) + beta * inside
     both = "take the mean of each completion, then the mean of those."
     return {
         "The loss is negated: the policy learns the opposite.": -_mean(total, mask),
@@ -130,65 +162,114 @@ def _wrong_losses(per_token: Tensor, kl: Tensor, mask: Tensor) -> dict[str, Tens
         f"You add up the tokens of a completion: {both}": total.sum(1).mean(),
         f"You add up the completions: {both}": _mean(total, mask) * len(mask),
         f"You add up all tokens: {both}": total.sum(),
-        "The KL is missing: config.beta times kl_of.": _mean(per_token, mask),
+        "The KL is missing, or cut off from the policy: config.beta times kl_of, with its gradient.": (
+            _mean(per_token, mask)
+        ),
         "The KL is not multiplied by config.beta.": _mean(per_token + inside, mask),
-        "The KL is subtracted: distance costs, and does not pay.": _mean(per_token - BETA * inside, mask),
+        "The KL is subtracted: distance costs, and does not pay.": _mean(per_token - beta * inside, mask),
         "The KL of padding counts: mask it, torch.where.": (
-            (per_token + BETA * kl).sum(1) / mask.sum(1)
+            (per_token + beta * kl).sum(1) / mask.sum(1)
         ).mean(),
     }
 
 
 def _look(learn: Callable, pieces: tuple[Callable, ...], task: WordTask, seed: int) -> None:
     """Run two steps, and see what the pieces are called with, and what the optimizer is given."""
-    seen = Witness(pieces)
-    given = (seen.advantages_of, seen.loss_of, seen.kl_of)
-    found = race(learn, task, seed, given, seen.watch, max_steps=2, num_iterations=UPDATES, beta=BETA)
+    seen = Witness(pieces, BETA, range(2 * UPDATES), UPDATES, padded=True)
+    found = race(learn, task, seed, seen.given, seen.watch, max_steps=2, num_iterations=UPDATES, beta=BETA)
+    _look_at_all(seen, found["rewards"], 2, UPDATES)
+
+
+def _look_later(learn: Callable, pieces: tuple[Callable, ...], task: WordTask, seed: int) -> dict:
+    """Run all steps with the capstone's own settings: a loop that changes on the way is seen."""
+    usual = config_of(task)
+    every = range(2 * usual.num_iterations, usual.max_steps * usual.num_iterations)
+    seen = Witness(pieces, usual.beta, set(random.Random(seed).sample(every, LATER)), 1)
+    found = race(learn, task, seed, seen.given, seen.watch)
+    _look_at_all(seen, found["rewards"], usual.max_steps, usual.num_iterations)
+    return found
+
+
+def _look_at_ties(
+    learn: Callable, pieces: tuple[Callable, ...], task: WordTask, policy: torch.nn.Module, seed: int
+) -> None:
+    """Two steps in which no answer is right, so that all groups are tied, at some distance to a reference."""
+    student, reference = copy.deepcopy(policy), copy.deepcopy(policy)  # which could be trained, and is not
+    with torch.no_grad():
+        for p in student.parameters():
+            p.mul_(0.9)
+    rows = [{**row, "answer": "none"} for row in task.training]
+    seen = Witness(pieces, BETA, range(4), 0)
+    optimizer = seen.watch(AdamW(student.parameters(), lr=1e-3), student)
+    config = config_of(task, max_steps=2, num_iterations=2, beta=BETA)
+    generator = torch.Generator().manual_seed(seed)
+    learn(student, reference, optimizer, task.tokenizer, rows, config, generator, *seen.given)
+    if seen.taken != 4:
+        raise CheckFailed(
+            f"Where all groups are tied the optimizer takes {seen.taken} steps in two steps of 2 updates "
+            "each, expected 4: without advantages the pull to the reference still counts."
+        )
+    for number in range(4):
+        if number in seen.wanted and not _is_given(seen, number):
+            raise CheckFailed(
+                "Where all groups are tied the optimizer is given another gradient than that of the KL: "
+                "without advantages the pull to the reference still counts, in each row."
+            )
+
+
+def _look_at_all(seen: Witness, rewards_told: object, steps: int, updates: int) -> None:
     made = {
-        "advantages_of": (len(seen.rewards), 2),
-        "loss_of": (len(seen.losses), 2 * UPDATES),
-        "kl_of": (len(seen.kls), 2 * UPDATES),
-        "optimizer.step": (len(seen.steps), 2 * UPDATES),
+        "advantages_of": (len(seen.rewards), steps),
+        "loss_of": (len(seen.losses), steps * updates),
+        "kl_of": (len(seen.kls), steps * updates),
+        "optimizer.step": (seen.taken, steps * updates),
     }
     for name, (times, wanted) in made.items():
         if times != wanted:
+            hint = HINTS.get(name, "") if times < wanted else ""
             raise CheckFailed(
-                f"{name} was called {times} times in two steps of {UPDATES} updates each, expected {wanted}."
+                f"{name} was called {times} times in {'two' if steps == 2 else steps} steps of {updates} "
+                f"updates each, expected {wanted}.{hint}"
             )
-    _look_at_rewards(seen, found["rewards"])
-    for number in range(2 * UPDATES):
-        _look_at_update(seen, number)
+    _look_at_rewards(seen, rewards_told, steps)
+    for number in range(steps * updates):
+        _look_at_update(seen, number, updates)
 
 
-def _look_at_rewards(seen: Witness, rewards_told: object) -> None:
+HINTS = {
+    "advantages_of": " Go on for config.max_steps steps, however good the policy has become.",
+    "optimizer.step": " The optimizer that is handed over takes the steps, and not one of your own.",
+}
+MASK = "loss_of takes (logprobs, old_logprobs, advantages, mask, 0.2, 0.2), the mask (B, T)."
+
+
+def _look_at_rewards(seen: Witness, rewards_told: object, steps: int) -> None:
     rewards = [rewards for rewards, _ in seen.rewards]
-    if [tuple(r.shape) for r in rewards] != [(16, 16)] * 2:
-        raise CheckFailed(
-            f"advantages_of wants rewards (P, G) = (16, 16), and got {tuple(rewards[0].shape)}."
-        )
+    others = [tuple(r.shape) for r in rewards if tuple(r.shape) != (16, 16)]
+    if others:
+        raise CheckFailed(f"advantages_of wants rewards (P, G) = (16, 16), and got {others[0]}.")
     means = torch.stack([r.double().mean() for r in rewards])
     try:
         told = torch.as_tensor(rewards_told, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         told = torch.zeros(0)
-    if told.shape != (2,) or not torch.allclose(told, means, atol=1e-4):
+    if told.shape != (steps,) or not torch.allclose(told, means, atol=1e-4):
         raise CheckFailed("Return a list with the mean reward of each step, one number a step.")
     listed("mean rewards", rewards_told)
 
 
-def _look_at_update(seen: Witness, number: int) -> None:
-    start = number - number % UPDATES  # the first update of this batch
+def _look_at_update(seen: Witness, number: int, updates: int) -> None:
+    start = number - number % updates  # the first update of this batch
     logprobs, old, A, mask, low, high = seen.losses[number][:6]
     kl_logprobs, reference = seen.kls[number][:2]
-    sampled, given = seen.losses[start][1], seen.rewards[number // UPDATES][1]
+    sampled, given = seen.losses[start][1], seen.rewards[number // updates][1]
     if A.shape != (256,) or not torch.equal(A.detach(), given.detach().flatten()):
         raise CheckFailed(
             "loss_of wants what advantages_of returned, flat: (B,), row i answers prompt i // G."
         )
-    if (low, high) != (0.2, 0.2) or mask.dtype != torch.bool or mask.shape != logprobs.shape or mask.all():
-        raise CheckFailed(
-            "loss_of takes (logprobs, old_logprobs, advantages, mask, 0.2, 0.2), the mask (B, T)."
-        )
+    masked = mask.dtype == torch.bool and mask.shape == logprobs.shape and not (seen.padded and mask.all())
+    if (low, high) != (0.2, 0.2) or not masked:
+        raise CheckFailed(MASK + _from(number, updates))
     if not torch.equal(old, sampled) or not logprobs.requires_grad or old.requires_grad:
         raise CheckFailed(
             "The old log-probs are those of sampling, rollout.logprobs: constant in all updates."
@@ -199,6 +280,11 @@ def _look_at_update(seen: Witness, number: int) -> None:
         )
     if number > start and torch.equal(logprobs, seen.losses[number - 1][0]):
         raise CheckFailed("The policy has not moved between two updates: backward, then optimizer.step().")
+    if torch.equal(kl_logprobs, logprobs) and not kl_logprobs.requires_grad:
+        raise CheckFailed(
+            "kl_of is given log-probs that are cut off from the policy, so the KL has no gradient and holds "
+            "nothing back: hand it those that loss_of gets, not detached."
+        )
     if not torch.equal(kl_logprobs, logprobs) or reference.requires_grad:
         raise CheckFailed(
             "kl_of is called with the policy's log-probs, then with the reference's, a constant."
@@ -206,16 +292,35 @@ def _look_at_update(seen: Witness, number: int) -> None:
     moved = start > 0 and torch.allclose(reference[mask], old[mask], atol=1e-3)
     if not torch.equal(reference, seen.kls[start][1]) or moved:
         raise CheckFailed("The reference's log-probs are those of the reference, not of the policy.")
-    got, wanted = (_flat(all[number]) for all in (seen.steps, seen.wanted))
-    if not _close(got, wanted):
-        for sentence, wrong in seen.mistakes[number].items():
-            if _close(got, _flat(wrong)) and not _close(wanted, _flat(wrong)):
-                raise CheckFailed(f"In update {number % UPDATES + 1} of a batch: {sentence}")
-        raise CheckFailed(
-            f"In update {number % UPDATES + 1} of a batch the optimizer is given another gradient than that "
-            "of the loss: loss_of plus beta times kl_of at sampled tokens, the mean of each completion, the "
-            "mean of those. Or that of an earlier update is still in it: optimizer.zero_grad()."
-        )
+    if number in seen.noted:
+        _look_at_gradient(seen, number, updates)
+
+
+def _look_at_gradient(seen: Witness, number: int, updates: int) -> None:
+    if number not in seen.wanted:
+        raise CheckFailed("loss_of and kl_of each return (B, T), the first with a gradient: yours do not.")
+    if _is_given(seen, number):
+        return
+    where = f"In update {number % updates + 1} of a batch{_from(number, updates)}"
+    got, wanted = _flat(seen.steps[number]), _flat(seen.wanted[number])
+    for sentence, wrong in seen.mistakes[number].items():
+        if _close(got, _flat(wrong)) and not _close(wanted, _flat(wrong)):
+            raise CheckFailed(f"{where}: {sentence}")
+    raise CheckFailed(
+        f"{where} the optimizer is given another gradient than that of the loss: loss_of plus beta times "
+        "kl_of at sampled tokens, the mean of each completion, the mean of those. Or that of an earlier "
+        "update is still in it: optimizer.zero_grad()."
+    )
+
+
+def _from(number: int, updates: int) -> str:
+    """Names a step that is not one of the first two."""
+    step = number // updates + 1
+    return f" (in step {step}: no step is another than the first)" if step > 2 else ""
+
+
+def _is_given(seen: Witness, number: int) -> bool:
+    return _close(_flat(seen.steps[number]), _flat(seen.wanted[number]))
 
 
 def _flat(gradient: list[Tensor]) -> Tensor:

@@ -246,6 +246,7 @@ def _check_chance(implementation: Callable, draw: Draw) -> None:
             "call it in each step. Without advantages the pull to the reference still counts."
         )
     _all_are_drawn(implementation, policy, draw)
+    _none_is_used_up(implementation, policy, draw)
     if seen[:2] == seen[2:]:
         raise CheckFailed(
             "Two runs from two generators sampled the same completions: hand generator to sample. All chance "
@@ -270,6 +271,31 @@ def _all_are_drawn(implementation: Callable, policy: GPT, draw: Draw) -> None:
             f"Of {len(problems)} problems those from {min(places)} to {max(places)} are drawn, "
             f"{len(places)} in all, in three steps of half of them: draw from all, by torch.randperm."
         )
+
+
+def _none_is_used_up(implementation: Callable, policy: GPT, draw: Draw) -> None:
+    """Of 90 problems 15 a step, for 30 steps: what was drawn may be drawn again, solved or not."""
+    task, steps = Addition(1, held_out=10), []
+    problems = task.split()[0]
+    names = [row["prompt"] for row in problems]
+    config = GRPOConfig(max_new_tokens=task.max_new_tokens, group_size=2, prompts_per_step=15, max_steps=30)
+
+    def reward(prompts, completions, **columns) -> list[float]:
+        steps.append(set(map(names.index, prompts)))
+        return [float(names.index(prompt) % 2 or i % 2) for i, prompt in enumerate(prompts)]  # half are tied
+
+    call(implementation, policy, task.tokenizer, problems, reward, lambda *_: None, config, draw.generator)
+    again = "Draw from all problems in each step, whatever was drawn before."
+    early, late = set().union(*steps[:6]), set().union(*steps[15:])
+    if len(early) == 6 * 15:  # by chance once in 10^34 checks, and what follows once in 10^18
+        raise CheckFailed(f"Problems are used up: in six steps of 15 none comes up again. {again}")
+    for part, which in ((1, "whose completions were all right"), (0, "whose completions differed")):
+        known = {i for i in early if i % 2 == part}
+        if known and not known & late:
+            raise CheckFailed(f"Problems {which} never come up again in later steps. {again}")
+    first, last = (set(range(90)[at]) & late for at in (slice(15), slice(-15, None)))
+    if not (first and last):
+        raise CheckFailed(f"Problems at an end of the list are no longer drawn in later steps. {again}")
 
 
 def _check_learning(implementation: Callable, draw: Draw) -> None:

@@ -36,7 +36,7 @@ from nanogrpo.teach.checks.losses import (
     ratio_mistakes,
     surrogate_mistakes,
 )
-from nanogrpo.teach.checks.padding import not_reached, padding_is_arbitrary, soiled
+from nanogrpo.teach.checks.padding import holes_are_read, not_reached, padding_is_arbitrary, soiled
 from nanogrpo.teach.checks.registry import CheckFailed, register
 from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
@@ -125,6 +125,7 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
     arguments = (logprobs, old, *bounds)
     what = "the loss of a token"
     padding_is_arbitrary(what, implementation, reference, arguments, mask, (0, 1), trained=0)
+    holes_are_read(what, implementation, reference, arguments, mask)
     _far_off(implementation, reference, arguments)
     clips = {place + 1: values for place, values in CLIPS.items()}
     at_other_sizes("the loss of a token", implementation, reference, arguments, clips, ((2,),), mask)
@@ -179,6 +180,10 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
         ("BT", "BT", "BT", "B", "BT"),
         ({"B": mask.shape[1]}, {"T": 1}, {"T": 60}), 0,
     )  # fmt: skip
+    holes_are_read(
+        "the loss", lambda *batch: number_alone(call(implementation, *batch, beta=beta)),
+        lambda *batch: grpo_loss(*batch, beta=beta, aggregation=how)[0], batch, mask,
+    )  # fmt: skip
     ref = batch[2].clone().requires_grad_()
     loss_of_ref = number_alone(call(implementation, *batch[:2], ref, *batch[3:], beta=beta))
     no_gradient("the loss", loss_of_ref, ref, REFERENCE)
@@ -217,6 +222,8 @@ class Updates(NamedTuple):
     beta: float
     lr: float
     updates: int
+    momentum: float = 0.0
+    memory: tuple[Tensor, ...] = ()  # what the optimizer remembers of an earlier batch, for each weight
 
 
 def _updated(
@@ -226,11 +233,13 @@ def _updated(
     clear: bool = True,
     first: float = 0.0,
     how: str = "sequence_mean",
+    forget: bool = False,
 ) -> tuple[Tensor, list[float]]:
     """All weights after some updates, and the loss before each; or a mistake in the loop."""
     model, sampled, seen = copy.deepcopy(case.policy), case.sampled, []
     weights = list(model.parameters())
     totals = [torch.full_like(p, first) for p in weights]
+    memory = [m.clone() for m in case.memory] or [torch.zeros_like(p) for p in weights]
     batch = (sampled.prompt_ids, sampled.prompt_lens, sampled.completion_ids)
     ref, mask = token_logprobs(case.reference, *batch).detach(), sampled.completion_mask
     for i in range(case.updates):
@@ -239,9 +248,11 @@ def _updated(
         loss, _ = grpo_loss(logprobs, old, ref, case.advantages, mask, beta=case.beta, aggregation=how)
         seen.append(loss.item())
         with torch.no_grad():
-            for p, total, grad in zip(weights, totals, torch.autograd.grad(loss, weights), strict=True):
+            grads = torch.autograd.grad(loss, weights)
+            for p, total, kept, grad in zip(weights, totals, memory, grads, strict=True):
                 total.mul_(0.0 if clear and i else 1.0).add_(grad)
-                p.sub_(sign * case.lr * total)
+                kept.mul_(0.0 if forget else case.momentum).add_(sign * total)
+                p.sub_(case.lr * kept)
     return _flat(model), seen
 
 
@@ -290,25 +301,51 @@ def _wrong_updates(case: Updates) -> Iterator[tuple[Tensor, str]]:
         (but(sampled=everywhere), {}, "Padding counts as sampled tokens: hand on rollout.completion_mask."),
         *[(but(beta=b), {}, f"beta is {b}, and not {case.beta:.2f}: hand it on.") for b in (0.1, 1.0)],
     ]
+    if case.memory:
+        wrong += [(but(memory=()), {}, FORGOTTEN), (case, {"forget": True}, FORGOTTEN)]
+    B, few = len(sampled.completion_ids), range(sampled.group_size, 33, sampled.group_size)
+    wrong += [
+        (_first(case, n), {}, f"Only the first {n} rows of the rollout count: take all {B}.")
+        for n in few
+        if n < B
+    ]
     for changed, options, sentence in wrong:
         yield _updated(changed, **options)[0] - start, sentence
 
 
-def _batch(draw: Draw, beta: float) -> Updates:
+FORGOTTEN = (
+    "What the optimizer remembers of earlier batches is lost. Its state, such as the moments of Adam, is the "
+    "caller's: zero_grad clears the gradients, and nothing else is to be cleared."
+)
+
+
+def _first(case: Updates, rows: int) -> Updates:
+    """The same with the first rows alone, whole groups."""
+    sampled, P = case.sampled, rows // case.sampled.group_size
+    part = replace(
+        sampled, prompt_ids=sampled.prompt_ids[:P], prompt_lens=sampled.prompt_lens[:P],
+        completion_ids=sampled.completion_ids[:rows], completion_mask=sampled.completion_mask[:rows],
+        logprobs=sampled.logprobs[:rows],
+    )  # fmt: skip
+    return case._replace(sampled=part, advantages=case.advantages[:rows])
+
+
+def _batch(draw: Draw, beta: float, P: int = 3, G: int = 4, T: int = 5) -> Updates:
     """A policy, a reference, groups that the policy sampled, advantages, and a rate at which three or four
     updates reach the clip and do not run away."""
-    policy, P, G, T = draw.model(6).double(), 3, 4, 5
+    policy = draw.model(6).double()
     with torch.no_grad():
         policy.head.weight.mul_(0.3)  # varied samples
         reference = copy.deepcopy(policy)
         for p in reference.parameters():
             p.add_(0.1 * draw.normal(*p.shape))
     sampled = rollouts.generate(
-        policy, draw.integers(2, 5, P, 3), torch.tensor([3, 2, 3]), group_size=G, max_new_tokens=T, eos_id=1,
-        pad_id=0, uniforms=rollouts.draw_uniforms(P * G, T, draw.generator, policy.head.weight),
+        policy, draw.integers(2, 5, P, 3), torch.tensor(([3, 2, 3] * P)[:P]), group_size=G,
+        max_new_tokens=T, eos_id=1, pad_id=0,
+        uniforms=rollouts.draw_uniforms(P * G, T, draw.generator, policy.head.weight),
     )  # fmt: skip
-    if sampled.completion_mask.all():
-        return _batch(draw, beta)  # nothing ended early, so padding would not be seen
+    if sampled.completion_mask.all() and P * G > 1:
+        return _batch(draw, beta, P, G, T)  # nothing ended early, so padding would not be seen
     shift = 0.1 * draw.normal(*sampled.logprobs.shape)  # the policy has moved since it sampled
     sampled = replace(sampled, logprobs=torch.where(sampled.completion_mask, sampled.logprobs + shift, 0.0))
     case = Updates(policy, reference, sampled, draw.normal(P * G).double(), beta, lr=0.5, updates=1)
@@ -328,7 +365,8 @@ def check_update(implementation: Callable, draw: Draw) -> None:
     """``f(policy, reference, optimizer, rollout, advantages, beta, num_updates)``: losses of the updates.
 
     The policy is trained in place, and its weights are compared with those that the updates should give. The
-    second time it goes so fast that the loss rises on the way.
+    second time it goes so fast that the loss rises on the way. Then come many rows, with an optimizer that
+    remembers an earlier batch and a reference that could be trained, and one row alone.
     """
     beta = draw.uniform(0.3, 0.6, 1).item()
     case = _batch(draw, beta)
@@ -339,6 +377,19 @@ def check_update(implementation: Callable, draw: Draw) -> None:
     while fast is None:
         fast = _rising(_batch(draw, beta))
     _check_updates(implementation, fast, stale=True)
+    _check_updates(implementation, _remembering(draw, beta), trainable=True)
+    _check_updates(implementation, _batch(draw, beta, 1, 1), trainable=True)
+
+
+def _remembering(draw: Draw, beta: float) -> Updates:
+    """Two updates of many rows by an optimizer that has taken a step on other advantages before."""
+    case = _batch(draw, beta, P=8, G=8, T=8)
+    before = _flat(case.policy) - _updated(case._replace(advantages=case.advantages.roll(7)))[0]
+    sizes = [p.numel() for p in case.policy.parameters()]
+    split = zip(case.policy.parameters(), (before / case.lr).split(sizes), strict=True)
+    memory = tuple(part.view_as(p) for p, part in split)
+    case = case._replace(updates=2, momentum=0.8, memory=memory)
+    return _remembering(draw, beta) if _run_away(case.policy, _updated(case)[0]) else case
 
 
 def _run_away(policy: GPT, weights: torch.Tensor) -> bool:
@@ -359,18 +410,23 @@ def _rising(case: Updates) -> Updates | None:
     return None
 
 
-def _check_updates(implementation: Callable, case: Updates, stale: bool = False) -> None:
-    """Look at one call; ``stale``: gradients of an earlier batch stand at the weights."""
-    policy, reference, sampled, *others, lr, updates = case
+def _check_updates(
+    implementation: Callable, case: Updates, stale: bool = False, trainable: bool = False
+) -> None:
+    """Look at one call; ``stale``: gradients of an earlier batch stand at the weights; ``trainable``: the
+    reference has weights that could be trained, and is in another mode."""
+    policy, reference, sampled, A, beta, lr, updates, momentum, memory = case
     (right, seen), start = _updated(case), _flat(policy)
     student, kept = copy.deepcopy(policy), copy.deepcopy(sampled)
     if stale:
         with_gradients(student)
-    frozen = copy.deepcopy(reference).eval().requires_grad_(False)  # it may be frozen once more
-    optimizer, steps = torch.optim.SGD(student.parameters(), lr), []  # what it did shows in the weights
+    frozen = copy.deepcopy(reference).train(trainable).requires_grad_(trainable)
+    optimizer, steps = torch.optim.SGD(student.parameters(), lr, momentum), []  # what it did shows in them
+    for p, kept_of in zip(student.parameters(), memory, strict=bool(memory)):
+        optimizer.state[p]["momentum_buffer"] = kept_of.clone()
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
     try:
-        got = call(implementation, student, frozen, optimizer, sampled, *others, updates)
+        got = call(implementation, student, frozen, optimizer, sampled, A, beta, updates)
     except CheckFailed as failed:
         named = [sentence for error, sentence in AUTOGRAD.items() if error in str(failed)]
         raise CheckFailed(named[0]) if named else failed from None
@@ -384,6 +440,8 @@ def _check_updates(implementation: Callable, case: Updates, stale: bool = False)
             "updates. Let the optimizer that is handed over take the steps."
         )
     _same_rollout(sampled, kept)
+    if memory and not all(optimizer.state.get(p) for p in student.parameters()):
+        raise CheckFailed(FORGOTTEN)
     if optimizer.param_groups[0]["lr"] != lr:
         raise CheckFailed("The optimizer's learning rate has changed: the caller sets it.")
     losses = torch.tensor(seen)

@@ -69,3 +69,25 @@ def not_reached(name: str, got: Tensor) -> None:
     """Raise CheckFailed if an answer is not finite where NaN or infinity stands at padding."""
     if not got.detach().isfinite().all():
         raise CheckFailed(f"What stands at padding reaches {name}: it is not finite. {CHOOSE}")
+
+
+HOLES = (
+    "The answer is right for a mask without holes, and a mask may have some, as where a tool has written. "
+    "Read the mask itself: to count its tokens, and take as many from the start of the row, is not enough."
+)
+
+
+def holes_are_read(
+    what: str, implementation: Callable, reference: Callable, arguments: tuple, mask: Tensor
+) -> None:
+    """Raise CheckFailed unless a mask whose second column is out, where a row goes on, is taken as it is.
+
+    What is compared, with the gradient by the first argument, is 0 at padding, or one number.
+    """
+    holes = mask & ((torch.arange(mask.shape[1]) != 1) | (mask.sum(1, keepdim=True) < 3))
+    given = tuple(holes if a is mask else a for a in arguments)
+    right, got = reference(*given), number(what, call(implementation, *given))
+    same = got if got.shape == right.shape else torch.zeros_like(right)
+    compare(f"where a mask has holes {what}", got, right, [(same, HOLES)])
+    slopes = [gradient(what, x, arguments[0]) for x in (got, right)]
+    compare(f"where a mask has holes the gradient of {what}", *slopes, [(slopes[0], HOLES)])

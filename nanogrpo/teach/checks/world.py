@@ -30,8 +30,17 @@ def _print_options() -> dict:
     return dict(vars(torch._tensor_str.PRINT_OPTS))
 
 
+# PyTorch's compiler sets variables of its own when it is first imported, as building torch.optim.AdamW does.
+COMPILER = ("TORCHINDUCTOR_", "TRITON_", "PYTORCH_NVCC")
+
+
+def _environment() -> dict:
+    return {name: value for name, value in ENVIRON.items() if not name.startswith(COMPILER)}
+
+
 def _set_environment(before: dict) -> None:
-    ENVIRON.clear()
+    for name in set(_environment()) - set(before):
+        del ENVIRON[name]
     ENVIRON.update(before)
 
 
@@ -60,7 +69,7 @@ SETTINGS: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any]], ...] = (
     ),
     ("the way in which tensors are printed", _print_options, lambda kept: torch.set_printoptions(**kept)),
     ("the working folder", os.getcwd, os.chdir),
-    ("the environment's variables", lambda: dict(ENVIRON), _set_environment),
+    ("the environment's variables", _environment, _set_environment),
     ("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
 )
 # Events of Python's audit.
