@@ -77,6 +77,18 @@ def clean_page(app, pagename, templatename, context, doctree):
         context["body"] = stay_here(context["body"].replace(COLAB_BADGE, badge), context["pathto"], app)
 
 
+def defer_scripts(app, pagename, templatename, context, doctree):
+    """Let a page be drawn before its scripts are loaded; they still run in their order, once it is parsed.
+
+    What the theme writes into the page counts on the options of Sphinx, so these are loaded at once. Pages
+    without a source, such as that of the search, have scripts of their own that count on more.
+    """
+    for script in context["script_files"] if doctree else ():
+        name = str(getattr(script, "filename", None) or "")
+        if name and "documentation_options" not in name:
+            script.attributes["defer"] = "defer"
+
+
 def stay_here(body: str, pathto, app) -> str:
     """A notebook that Colab opens, too, names other pages by their whole address; here they are near."""
     base = re.escape(app.config.html_baseurl)
@@ -129,6 +141,7 @@ def setup(app):
     app.connect("missing-reference", find_by_ending)
     app.connect("html-page-context", clean_page, priority=900)
     app.connect("html-page-context", relink_widgets, priority=901)
+    app.connect("html-page-context", defer_scripts, priority=902)
     app.connect("html-page-context", add_playground)
     app.connect("doctree-resolved", fold_answers)
     app.connect("html-page-context", add_script)
