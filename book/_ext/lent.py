@@ -35,6 +35,12 @@ def moved(element, dx: float, dy: float):
     return group
 
 
+def stand(axis, along: int) -> list[int]:
+    """Where the marks of an axis stand, in points along it."""
+    used = [next(mark.iter(f"{{{SVG}}}use"), None) for mark in marks(axis)]
+    return [round(float(use.get("xy"[along], 0))) for use in used if use is not None]
+
+
 def lender(panel, panels: list, along: int):
     """The panel of the same column, or of the same row, whose numbers this one goes by, if there is one."""
     own = frame(panel)
@@ -42,8 +48,8 @@ def lender(panel, panels: list, along: int):
         axes, theirs = groups(other, "matplotlib.axis"), frame(other)
         apart = max(abs(own[along] - theirs[along]), abs(own[along + 2] - theirs[along + 2]))
         if other is not panel and len(axes) == 2 and apart < NEAR:
-            same = len(marks(axes[along])) == len(marks(groups(panel, "matplotlib.axis")[along]))
-            if same and marks(axes[along]) and not lacks_numbers(axes[along]):
+            mine = stand(groups(panel, "matplotlib.axis")[along], along)
+            if stand(axes[along], along) == mine and not lacks_numbers(axes[along]):
                 return other
     return None
 
