@@ -197,7 +197,8 @@ def apart(root, name: str, placed: bool) -> tuple[str, bool]:
         return "", False
     names = places(across(found), len(found)) if placed else [""] * len(found)
     notes = [" ".join("".join(g.itertext()).split()) for g in groups(figure, "text")]
-    drawings, wide = draw(room(panels(figure)), shared, f"{name}p", "apart")  # takes the groups' names
+    alone = [part for panel in panels(figure) for part in room([panel])]
+    drawings, wide = draw(alone, shared, f"{name}p", "apart")  # takes the groups' names
     said = "".join(f'<p class="drawn-note apart">{html.escape(note)}</p>' for note in notes)
     return said + flow(drawings, names), wide
 

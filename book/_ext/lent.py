@@ -38,7 +38,7 @@ def moved(element, dx: float, dy: float):
 def stand(axis, along: int) -> list[int]:
     """Where the marks of an axis stand, in points along it."""
     used = [next(mark.iter(f"{{{SVG}}}use"), None) for mark in marks(axis)]
-    return [round(float(use.get("xy"[along], 0))) for use in used if use is not None]
+    return [-1 if use is None else round(float(use.get("xy"[along], 0))) for use in used]
 
 
 def lender(panel, panels: list, along: int):
