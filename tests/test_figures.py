@@ -87,8 +87,8 @@ def test_a_drawing_of_narrow_panels_is_one_although_they_share_an_axis():
 
 
 def test_panels_of_one_row_are_drawn_at_one_height():
-    figure, axes = plt.subplots(1, 2, figsize=(9, 2))
-    for ax, name in zip(axes, ("loss", "a name that is longer than its axis is high"), strict=True):
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+    for ax, name in zip(axes, ("loss", "share of groups with equal rewards"), strict=True):
         ax.plot([0, 1])
         ax.set_ylabel(name)
     figure.tight_layout()
