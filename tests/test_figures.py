@@ -60,24 +60,53 @@ def test_words_on_a_map_of_colors_keep_their_color():
     assert "fill: #111111" in style
 
 
-def test_panels_flow_unless_one_goes_by_the_numbers_of_another():
-    for share, drawings in ((False, 2), (True, 1)):
-        figure, axes = plt.subplots(1, 2, sharey=share)
-        for ax in axes:
-            ax.plot([0, 1])
-        figure.tight_layout()
-        assert page(figure).count("<svg") == drawings
+@pytest.mark.parametrize(("share", "numbers", "lent"), [(False, True, 0), (True, False, 3), (True, True, 0)])
+def test_panels_flow_and_one_that_goes_by_the_numbers_of_another_is_lent_them(share, numbers, lent):
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=share)
+    for ax in axes:
+        ax.plot([0, 1])
+        ax.set_yticks([0.25, 0.5, 0.75])
+    axes[0].set_ylabel("loss")
+    axes[1].tick_params(labelleft=numbers)
+    figure.tight_layout()
+    drawings = page(figure).split("<svg")[1:]
+    kinds = [re.findall(r'class="(\w+)"', drawing.split(">")[0]) for drawing in drawings]
+    assert kinds == ([["together"], ["apart"], ["apart"]] if lent else [[], []])
+    texts = [set(re.findall(r">([^<>]+)</text>", drawing)) for drawing in drawings]
+    if lent:
+        assert all({"0.25", "0.50", "0.75", "loss"} <= found for found in texts)
+        assert drawings[2].count("translate(") - drawings[1].count("translate(") == lent + 1
 
 
-def test_panels_flow_unless_one_goes_by_the_numbers_of_another_though_both_are_labeled():
-    for numbers, drawings in ((False, 1), (True, 2)):
-        figure, axes = plt.subplots(1, 2, sharey=True)
-        for ax in axes:
-            ax.plot([0, 1])
-            ax.set_ylabel("loss")
-        axes[1].tick_params(labelleft=numbers)
-        figure.tight_layout()
-        assert page(figure).count("<svg") == drawings
+def test_a_drawing_of_narrow_panels_is_one_although_they_share_an_axis():
+    figure, axes = plt.subplots(1, 2, figsize=(5, 3), sharey=True)
+    for ax in axes:
+        ax.plot([0, 1])
+    figure.tight_layout()
+    assert page(figure).count("<svg") == 1
+
+
+def test_panels_of_one_row_are_drawn_at_one_height():
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3))
+    for ax, name in zip(axes, ("loss", "share of groups with equal rewards"), strict=True):
+        ax.plot([0, 1])
+        ax.set_ylabel(name)
+    figure.tight_layout()
+    boxes = [box.split() for box in re.findall(r'viewBox="([^"]*)"', page(figure))]
+    assert len(boxes) == 2 and boxes[0][1::2] == boxes[1][1::2]
+
+
+def test_a_scale_of_colors_belongs_to_the_panel_at_its_left():
+    for each, drawings in ((True, 4), (False, 1)):
+        figure, axes = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
+        pictures = [ax.imshow([[0, 1], [1, 0]], aspect="auto") for ax in axes.flat]
+        places = axes.flat if each else axes.T
+        for picture, place in zip(pictures, places, strict=False):
+            figure.colorbar(picture, ax=place)
+        shown = page(figure)
+        assert shown.count("<svg") == drawings
+        if each:
+            assert all(one.count("<image") == 2 for one in shown.split("<svg")[1:])
 
 
 def test_panels_with_logarithmic_axes_flow():

@@ -7,21 +7,23 @@ page: black is the color of the text, white the ground, and each panel is a draw
 
 from __future__ import annotations
 
+import copy
 import html
 import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-SVG, LINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}href"
+from boxes import NUMBERS, SVG, Box, frame, groups, image_box, overlap, text_box, text_boxes, union
+from lent import lean, lend
+
+LINK = "{http://www.w3.org/1999/xlink}href"
 IMAGE = re.compile(r'<img alt="([^"]*)" src="[^"]*_images/([^"/]+\.svg)"[^>]*/?>')
 INKS = {
     "#000000": "currentColor",
     "#ffffff": "var(--pst-color-background)",
     "#555555": "var(--pst-color-text-muted)",
 }
-NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
-Box = tuple[float, float, float, float]  # left, top, right, bottom
-WIDE = 420.0  # points; on a phone a wider drawing scrolls, so that its text can be read
+WIDE = 450.0  # points; on a phone a wider drawing scrolls, so that its text can be read
 MOST = 4  # panels side by side, as they were drawn; a page has room for two pairs of four
 GAP = 3.0  # around a panel, in points
 SIDES = {2: ("left", "right"), 3: ("left", "middle", "right")}
@@ -36,63 +38,21 @@ ET.register_namespace("", SVG)
 ET.register_namespace("xlink", LINK[1:].split("}")[0])
 
 
-def groups(element, prefix: str = "") -> list:
-    """The groups right below an element that Matplotlib named so."""
-    return [g for g in element.findall(f"{{{SVG}}}g") if g.get("id", "").startswith(prefix)]
-
-
 def across(found: list[tuple[list, Box]]) -> int:
     """How many panels stood side by side."""
     tops = [round(frame(axes[0])[1]) for axes, _ in found]
     return max(map(tops.count, tops), default=1)
 
 
-def text_box(text) -> Box:
-    """About where a text stands; its width is a guess that is on the wide side."""
-    words, style = "".join(text.itertext()).strip(), text.get("style", "")
-    size = float((re.search(r"font(?:-size)?:[^;]*?([\d.]+)px", style) or [0, 10])[1])
-    turn, x, y = 0.0, float(text.get("x", 0)), float(text.get("y", 0))
-    transform = text.get("transform", "")
-    if moved := re.search(r"translate\(([^)]*)\)", transform):
-        x, y = map(float, NUMBERS.findall(moved[1])[:2])
-    if turned := re.search(r"rotate\(([^)]*)\)", transform):
-        turn = float(NUMBERS.findall(turned[1])[0])
-    width, height = 0.58 * size * len(words), size
-    before = {"middle": 0.5, "end": 1.0}.get((re.search(r"text-anchor: (\w+)", style) or [0, ""])[1], 0.0)
-    left, right = -before * width, (1 - before) * width
-    if abs(abs(turn) - 90) < 1:
-        return x - height, y - right, x + 0.3 * height, y - left
-    return x + left, y - height, x + right, y + 0.3 * height
-
-
-def text_boxes(element, x: float = 0.0, y: float = 0.0) -> list[Box]:
-    """Where the texts in an element stand; a formula, as on a logarithmic axis, is moved by its group."""
-    found = []
-    for part in element:
-        if part.tag == f"{{{SVG}}}text":
-            left, top, right, bottom = text_box(part)
-            found.append((left + x, top + y, right + x, bottom + y))
-        else:
-            moved = re.search(r"translate\(([^)]*)\)", part.get("transform", ""))
-            dx, dy = map(float, NUMBERS.findall(moved[1])[:2]) if moved else (0.0, 0.0)
-            found += text_boxes(part, x + dx, y + dy)
-    return found
-
-
-def frame(axes) -> Box:
-    """The rectangle of a panel's axes."""
-    path = next(groups(axes, "patch")[0].iter(f"{{{SVG}}}path"))
-    points = [float(n) for n in NUMBERS.findall(path.get("d"))]
-    return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
-
-
-def union(boxes: list[Box]) -> Box:
-    lows, highs = zip(*((box[:2], box[2:]) for box in boxes), strict=True)
-    return *map(min, zip(*lows, strict=True)), *map(max, zip(*highs, strict=True))
-
-
-def overlap(a: Box, b: Box) -> bool:
-    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
+def beside(own: Box, found: list) -> int | None:
+    """The panel at whose right a scale of colors stands, by its place; nothing if these axes are no scale."""
+    near = [
+        (box[2], i)
+        for i, (_, _, box) in enumerate(found)
+        if box[2] <= own[0] and min(box[3], own[3]) > max(box[1], own[1])
+        and own[2] - own[0] < 0.15 * (box[2] - box[0])
+    ]  # fmt: skip
+    return max(near)[1] if near else None
 
 
 def panels(figure) -> list[tuple[list, Box]]:
@@ -101,19 +61,12 @@ def panels(figure) -> list[tuple[list, Box]]:
     for axes in groups(figure, "axes"):
         own = frame(axes)
         boxes = [own, *text_boxes(axes)]
-        narrow = found and own[2] - own[0] < 0.15 * (found[-1][2][2] - found[-1][2][0])
-        if found and (overlap(own, found[-1][2]) or narrow):
-            found[-1] = found[-1][0] + [axes], found[-1][1] + boxes, union([found[-1][2], own])
+        at = next((i for i, known in enumerate(found) if overlap(own, known[2])), beside(own, found))
+        if at is not None:
+            found[at] = found[at][0] + [axes], found[at][1] + boxes, union([found[at][2], own])
         else:
             found.append(([axes], boxes, own))
     return [(axes, union(boxes)) for axes, boxes, _ in found]
-
-
-def lean(found: list[tuple[list, Box]]) -> bool:
-    """Whether a panel goes by the numbers of another one: then they cannot flow apart."""
-    named = [axis for axes, _ in found for axis in groups(axes[0], "matplotlib.axis")]
-    marked = [groups(axis, "xtick") + groups(axis, "ytick") for axis in named]
-    return any(marks and not any(list(mark.iter(f"{{{SVG}}}text")) for mark in marks) for marks in marked)
 
 
 def fill(element) -> str:
@@ -145,16 +98,6 @@ def keep_ink(figure) -> None:
                 element.set("style", f"{style}; fill: {kept}".lstrip("; "))
 
 
-def image_box(image) -> Box:
-    """Where a map of colors stands; Matplotlib draws it upside down and turns it."""
-    x, y, width, height = (float(image.get(key, 0)) for key in ("x", "y", "width", "height"))
-    moved = re.search(r"translate\(([^)]*)\)", image.get("transform", ""))
-    dx, dy = map(float, NUMBERS.findall(moved[1])[:2]) if moved else (0.0, 0.0)
-    turned = "scale(1 -1)" in image.get("transform", "")
-    top = -(y + dy + height) if turned else y + dy
-    return x + dx, top, x + dx + width, top + height
-
-
 def ink(root, name: str) -> None:
     """Colors by the page, names of its own for what a drawing refers to, and nothing that is not needed."""
     used = set(re.findall(r"#([\w-]+)", " ".join(v for e in root.iter() for v in e.attrib.values())))
@@ -184,10 +127,8 @@ def places(row: int, count: int) -> list[str]:
     return [f"{heights[i // row]}{sides[i % row]}" for i in range(count)]
 
 
-def inline(svg: str, alt: str, name: str, placed: bool = False) -> str:
-    """The drawing as it stands in the page; `alt` is escaped already. Panels that are `placed` say where."""
-    root = ET.fromstring(svg)
-    left, top, width, height = map(float, root.get("viewBox").split())
+def prepare(root) -> tuple:
+    """The figure without its grounds, what its drawings refer to, and whether all its axes have frames."""
     figure = groups(root)[0]
     for ground in groups(figure, "patch"):
         figure.remove(ground)
@@ -196,40 +137,104 @@ def inline(svg: str, alt: str, name: str, placed: bool = False) -> str:
         for ground in groups(axes, "patch")[:1] if framed else []:  # its color is the page's
             next(ground.iter(f"{{{SVG}}}path")).set("style", "fill: none")
     keep_ink(figure)
-    shared = [e for e in root.findall(f"{{{SVG}}}defs")]
+    shared = root.findall(f"{{{SVG}}}defs")
     for defs in shared:
         for style in defs.findall(f"{{{SVG}}}style"):
             defs.remove(style)
-    ink_of = panels(figure) if framed else []  # axes that are turned off have no frame to go by
-    others = [e for e in figure if not e.get("id", "").startswith(("axes", "text"))]
-    notes = [" ".join("".join(g.itertext()).split()) for g in groups(figure, "text")]
-    whole = len(ink_of) < 2 or bool(others) or lean(ink_of) or any(
-        overlap(a[1], b[1]) for i, a in enumerate(ink_of) for b in ink_of[i + 1 :]
-    )  # fmt: skip
-    parts = [([*figure], (left, top, left + width, top + height))] if whole else ink_of
-    row, drawings = 1 if whole else across(ink_of), []
+    return figure, shared, framed
+
+
+def draw(parts: list[tuple[list, Box]], shared: list, name: str, kind: str = "") -> tuple[list[str], bool]:
+    """Each part as a drawing of its own, and whether one is so wide that on a phone it scrolls."""
+    drawings, wide = [], False
     for i, (drawn, (x0, y0, x1, y1)) in enumerate(parts):
-        gap = 0.0 if whole else GAP
-        box = x0 - gap, y0 - gap, x1 - x0 + 2 * gap, y1 - y0 + 2 * gap
-        view = " ".join(f"{v:.1f}" for v in box)
+        view = " ".join(f"{v:.1f}" for v in (x0, y0, x1 - x0, y1 - y0))
         one = ET.Element(f"{{{SVG}}}svg", {"viewBox": view, "aria-hidden": "true"})
-        if box[2] > WIDE:
-            one.set("class", "wide")
-        one.set("style", f"flex: {box[2]:.0f} 1 0; max-width: {1.35 * box[2]:.0f}px; --points: {box[2]:.0f}")
+        scrolls = x1 - x0 > WIDE and kind != "together"  # which a phone does not show
+        if kinds := " ".join(filter(None, (kind, "wide" * scrolls))):
+            one.set("class", kinds)
+        width = x1 - x0
+        one.set("style", f"flex: {width:.0f} 1 0; max-width: {1.35 * width:.0f}px; --points: {width:.0f}")
         one.extend([*([] if i else shared), *drawn])
         drawings.append(one)
+        wide = wide or scrolls
     stage = ET.Element("div")
     stage.extend(drawings)
     ink(stage, name)
-    names = places(row, len(drawings)) if placed else [""] * len(drawings)
-    inside = "".join(
-        (f'<p class="drawn-place">{place}</p>' if place else "") + ET.tostring(one, encoding="unicode")
-        for place, one in zip(names, drawings, strict=True)
-    )
-    said = "" if whole else "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
+    return [ET.tostring(one, encoding="unicode") for one in drawings], wide
+
+
+def serves_more(panel: tuple[list, Box]) -> bool:
+    """Whether a scale of colors is higher than the panel it stands beside: then it is that of others, too."""
+    heights = [bottom - top for _, top, _, bottom in map(frame, panel[0])]
+    return max(heights) > 1.1 * heights[0]
+
+
+def room(parts: list[tuple[list, Box]]) -> list[tuple[list, Box]]:
+    """Panels with a gap around each; those of one row have like margins, so that their axes are in line."""
+    rows: dict[tuple[int, int], list[Box]] = {}
+    for axes, (x0, y0, x1, y1) in parts:
+        left, top, right, bottom = frame(axes[0])
+        margins = left - x0, top - y0, x1 - right, y1 - bottom
+        rows.setdefault((round(top), round(bottom)), []).append(margins)
+    roomy = []
+    for axes, _ in parts:
+        left, top, right, bottom = frame(axes[0])
+        most = map(max, zip(*rows[round(top), round(bottom)], strict=True))
+        before, above, behind, below = (margin + GAP for margin in most)
+        roomy.append((axes, (left - before, top - above, right + behind, bottom + below)))
+    return roomy
+
+
+def apart(root, name: str, placed: bool) -> tuple[str, bool]:
+    """The panels of a drawing that is one for a wide page, one below the other for a phone; or nothing."""
+    figure, shared, framed = prepare(root)
+    found = panels(figure) if framed else []
+    others = [e for e in figure if not e.get("id", "").startswith(("axes", "text"))]
+    if len(found) < 2 or across(found) < 2 or others or any(map(serves_more, found)):
+        return "", False
+    if not lend([axes[0] for axes, _ in found]):
+        return "", False
+    names = places(across(found), len(found)) if placed else [""] * len(found)
+    notes = [" ".join("".join(g.itertext()).split()) for g in groups(figure, "text")]
+    alone = [part for panel in panels(figure) for part in room([panel])]
+    drawings, wide = draw(alone, shared, f"{name}p", "apart")  # takes the groups' names
+    said = "".join(f'<p class="drawn-note apart">{html.escape(note)}</p>' for note in notes)
+    return said + flow(drawings, names), wide
+
+
+def flow(drawings: list[str], names: list[str]) -> str:
+    """Drawings, each below the name of its place."""
+    named = zip(names, drawings, strict=True)
+    return "".join((f'<p class="drawn-place">{place}</p>' if place else "") + one for place, one in named)
+
+
+def inline(svg: str, alt: str, name: str, placed: bool = False) -> str:
+    """The drawing as it stands in the page; `alt` is escaped already. Panels that are `placed` say where."""
+    root = ET.fromstring(svg)
+    left, top, width, height = map(float, root.get("viewBox").split())
+    kept = copy.deepcopy(root)
+    figure, shared, framed = prepare(root)
+    found = panels(figure) if framed else []  # axes that are turned off have no frame to go by
+    others = [e for e in figure if not e.get("id", "").startswith(("axes", "text"))]
+    notes = [" ".join("".join(g.itertext()).split()) for g in groups(figure, "text")]
+    whole = len(found) < 2 or bool(others) or lean(found) or any(
+        overlap(a[1], b[1]) for i, a in enumerate(found) for b in found[i + 1 :]
+    )  # fmt: skip
+    row, side, note, reached = 1, "", "", False
+    if whole:
+        side, reached = apart(kept, name, placed) if width > WIDE else ("", False)
+        parts = [([*figure], (left, top, left + width, top + height))]
+        drawings, wide = draw(parts, shared, name, "together" if side else "")
+        inside = flow(drawings, [""])
+    else:
+        row = across(found)
+        drawings, wide = draw(room(found), shared, name)
+        inside = flow(drawings, places(row, len(found)) if placed else [""] * len(found))
+        note = "".join(f'<p class="drawn-note">{html.escape(note)}</p>' for note in notes)
     grid = f' style="--row: {2 if row == MOST else row}"' if 1 < row <= MOST else ""
-    reach = ' tabindex="0"' if any(one.get("class") for one in drawings) else ""  # by keyboard, to scroll
-    return f'<div class="drawn" role="img"{reach}{grid} aria-label="{alt}">{said}{inside}</div>'
+    reach = ' tabindex="0"' if wide or reached else ""  # by keyboard, to scroll
+    return f'<div class="drawn" role="img"{reach}{grid} aria-label="{alt}">{note}{inside}{side}</div>'
 
 
 def set_in(text: str, folder_of) -> str:

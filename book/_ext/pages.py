@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from figures import set_in
+from tables import tidy_all
 
 # 0.5 MB of icons as a script; the style sheet draws the same ones from a font (see icons.py).
 ICON_SCRIPT = re.compile(r'\s*<script[^>]*src="[^"]*/fontawesome\.js[^"]*"[^>]*></script>')
@@ -83,6 +84,7 @@ def mend(text: str, search_page: bool = False) -> str:
     """The page without what it needs not, and with names and landmarks that fit what it shows."""
     text = ICON_SCRIPT.sub("", text)
     text = ARROW.sub('<summary aria-label="Pages below">', HIDING_NAME.sub(r"\1", text))
+    text = tidy_all(text)
     # A corner above the names of rows, or above remarks, is no header of anything.
     text = HEAD.sub(lambda head: EMPTY_HEADER.sub(r"<td\1></td>", head[0]), text)
     text = WORD.sub(r"\1", text)
