@@ -266,7 +266,7 @@ class Playground {
     const values = all.flatMap((row) => [row[name], row[other]]).filter(Number.isFinite);
     const top = fixedTop || nice(Math.max(0.01, ...values)), steps = Math.max(50, ...this.logs.map((rows) => rows.length));
     const low = Math.min(0, ...values), bottom = low < 0 ? -nice(-low) : 0;
-    const plot = axes(this.small ? "reward, mean of five steps" : title, "", top, [...(bottom ? [bottom] : []), 0, Number((top / 2).toPrecision(6)), top], { x: [0, steps], xTicks: [0, Math.round(steps / 2), steps], bottom, height: 150 });
+    const plot = axes(this.small ? "reward, mean of five steps" : title, "training step", top, [...(bottom ? [bottom] : []), 0, Number((top / 2).toPrecision(6)), top], { x: [0, steps], xTicks: [0, Math.round(steps / 2), steps], bottom, height: 168 });
     this.logs.forEach((rows, run) => {
       if (other) this.line(plot, rows, other, { stroke: COLORS[run], "stroke-dasharray": "1 4", "stroke-width": 1.6 });
       this.line(plot, rows, name, { stroke: COLORS[run], "stroke-dasharray": DASHES[run], "stroke-width": 2 });
