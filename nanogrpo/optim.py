@@ -16,6 +16,9 @@ from torch import Tensor
 from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
 from nanogrpo.precision import check_gradients, check_trainable
 
+# Weights that are shorter than this, all together, are far from the largest float, and need not be measured.
+NEAR = 200.0
+
 
 class AdamW:
     r"""Adam with decoupled weight decay (arXiv:1412.6980, arXiv:1711.05101).
@@ -59,8 +62,9 @@ class AdamW:
         self.mean = [torch.zeros_like(p) for p in self.params]
         self.square = [torch.zeros_like(p) for p in self.params]
         self.before = [torch.empty_like(p) for p in self.params]  # to take back a step that breaks them
+        self.root_count = math.sqrt(sum(p.numel() for p in self.params))
         self.steps = 0
-        self.norm = math.inf  # of all parameters together, after the last step; unknown before the first
+        self.norm = math.inf  # at most so long are all parameters together; unknown before the first step
 
     def zero_grad(self) -> None:
         """Forget the gradients, since new ones are to be computed.
@@ -73,8 +77,13 @@ class AdamW:
             p.grad = None
 
     @torch.no_grad()
-    def step(self, where: str = "this step") -> None:
+    def step(self, where: str = "this step", grad_norm: float = math.inf) -> None:
         """Move every parameter once along its gradient; one without a gradient counts as gradient 0.
+
+        Args:
+            where: the step, for messages.
+            grad_norm: what :func:`clip_grad_norm` has measured; it spares a look at the new weights where
+                these can be neither infinite nor NaN.
 
         Raises:
             NonFiniteError: a new weight would be NaN or infinite; all are as they were. ``where`` is named.
@@ -90,12 +99,17 @@ class AdamW:
         scale = torch._foreach_sqrt(self.square)
         torch._foreach_div_(scale, (1 - beta2**self.steps) ** 0.5)
         torch._foreach_add_(scale, self.eps)
-        torch._foreach_copy_(self.before, self.params)
         most = torch.finfo(scale[0].dtype).max  # a larger number is none of this type
+        rate = min(self.lr / (1 - beta1**self.steps), most)
+        at_most = self.norm + self._reach(rate, grad_norm)
+        if at_most > NEAR:
+            torch._foreach_copy_(self.before, self.params)
         if self.weight_decay and (matrices := [p for p in self.params if p.ndim >= 2]):
             torch._foreach_mul_(matrices, max(1 - self.lr * self.weight_decay, -most))
-        rate = min(self.lr / (1 - beta1**self.steps), most)
         torch._foreach_addcdiv_(self.params, self.mean, scale, -rate)
+        if at_most <= NEAR:
+            self.norm = at_most
+            return
         self.norm = norm = float(torch.stack(torch._foreach_norm(self.params)).norm())
         if not norm < math.inf:
             torch._foreach_copy_(self.params, self.before)
@@ -104,6 +118,20 @@ class AdamW:
                 f"the weights' norm would be {norm} after {where} with learning rate {self.lr:g}; they are "
                 "as they were before it, and the last checkpoint is untouched. Lower the learning rate"
             )
+
+    def _reach(self, rate: float, grad_norm: float) -> float:
+        r"""How far a step of finite gradients moves the weights at most; infinity where nothing bounds it.
+
+        By the inequality of Cauchy and Schwarz, with :math:`m` and :math:`v` sums over one history,
+        :math:`|m| / \sqrt{v} \le (1 - \beta_1) / \sqrt{(1 - \beta_2)(1 - \beta_1^2 / \beta_2)}`.
+        A square that float32 rounds to 0 needs an ``eps`` that outweighs its :math:`m`.
+        """
+        beta1, beta2 = self.betas
+        shrinks = self.lr * self.weight_decay <= 2
+        if not (grad_norm < math.inf and beta1**2 < beta2 and self.eps >= 1e-12 and shrinks):
+            return math.inf
+        ratio = (1 - beta1) / math.sqrt((1 - beta2) * (1 - beta1**2 / beta2))
+        return rate * ratio * self.root_count
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as named tensors."""
@@ -131,6 +159,7 @@ class AdamW:
             for key, tensor in mine.items():
                 tensor.copy_(state[key])
         self.steps = int(state["steps"])
+        self.norm = math.inf  # of weights that are as new here as the state
 
 
 def _check_number(name: str, value: Any, below: float = math.inf) -> None:

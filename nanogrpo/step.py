@@ -383,8 +383,10 @@ def update(
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + value.item()
     norms = [clip_grad_norm(optimizer.params, config.max_grad_norm, where) for optimizer in optimizers]
-    for optimizer in optimizers:  # also where no group has a signal: Adam moves on with what it remembers
-        optimizer.step(where)
+    for optimizer, norm in zip(
+        optimizers, norms, strict=True
+    ):  # where no group has a signal, too: Adam moves on
+        optimizer.step(where, norm)
     return {**sums, "grad_norm": norms[0]}
 
 

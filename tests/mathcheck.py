@@ -47,6 +47,6 @@ class Recorder:
         for p in self.params:
             p.grad = None
 
-    def step(self, where=""):
+    def step(self, where="", grad_norm=0.0):
         zero = (torch.zeros_like(p) if p.grad is None else p.grad for p in self.params)
         self.gradient = torch.cat([g.flatten() for g in zero])

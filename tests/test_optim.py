@@ -4,10 +4,12 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
 from nanogrpo.model import GPT, GPTConfig
-from nanogrpo.optim import AdamW, clip_grad_norm
+from nanogrpo.optim import NEAR, AdamW, clip_grad_norm
 
 
 def tiny(seed=0):
@@ -97,3 +99,41 @@ def test_a_step_to_weights_that_are_not_finite_is_taken_back(rate):
     with pytest.raises(NonFiniteError, match="norm would be (inf|nan) after step 7 with learning rate"):
         optimizer.step("step 7")
     assert weight.tolist() == [[1.0, 1.0, 1.0]]
+
+
+@given(st.lists(st.floats(-18, 12), min_size=1, max_size=40), st.floats(0.5, 0.95), st.floats(0.98, 0.9999))
+def test_a_step_moves_the_weights_no_farther_than_its_bound(sizes, beta1, beta2):
+    weight = torch.zeros(5, requires_grad=True)
+    optimizer = AdamW([weight], lr=0.01, betas=(beta1, beta2))
+    signs = torch.tensor([1.0, -1.0, 1.0, 0.5, 0.0])
+    for step, size in enumerate(sizes, 1):
+        before = weight.detach().clone()
+        weight.grad = signs * 10.0**size
+        optimizer.step("this step", 1.0)
+        reach = optimizer._reach(optimizer.lr / (1 - beta1**step), 1.0)
+        assert (weight - before).norm() <= reach * 1.001
+        assert weight.norm() <= optimizer.norm * 1.001
+
+
+def test_weights_that_have_grown_long_are_measured_again():
+    weight = torch.zeros(4, requires_grad=True)
+    optimizer, seen = AdamW([weight], lr=0.5), []
+    for step in range(300):
+        weight.grad = torch.full((4,), 1.0 if step % 2 else -1.0)
+        optimizer.step("this step", 1.0)
+        seen.append(optimizer.norm)
+        assert weight.norm() <= optimizer.norm
+    assert max(seen) <= NEAR and min(seen[1:]) < 10, "the bound grows, and is brought down by a measurement"
+
+
+def test_without_the_length_of_its_gradient_a_step_is_looked_at():
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = AdamW([weight], lr=0.1)
+    for gradient in (1.0, float("nan")):
+        weight.grad = torch.full((3,), gradient)
+        if gradient == 1.0:
+            optimizer.step()
+    before = weight.detach().clone()
+    with pytest.raises(NonFiniteError):
+        optimizer.step()
+    assert torch.equal(weight, before)

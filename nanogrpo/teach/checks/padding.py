@@ -89,5 +89,5 @@ def holes_are_read(
     right, got = reference(*given), number(what, call(implementation, *given))
     same = got if got.shape == right.shape else torch.zeros_like(right)
     compare(f"where a mask has holes {what}", got, right, [(same, HOLES)])
-    slopes = [gradient(what, x, arguments[0]) for x in (got, right)]
-    compare(f"where a mask has holes the gradient of {what}", *slopes, [(slopes[0], HOLES)])
+    slope, wanted = (gradient(what, x, arguments[0]) for x in (got, right))
+    compare(f"where a mask has holes the gradient of {what}", slope, wanted, [(slope, HOLES)])

@@ -47,8 +47,9 @@ def at_other_shapes(
             same = torch.zeros_like(y) if x.shape != y.shape else x
             compare(f"for {shape} {name}", x, y, [(same, sentence)], rtol=rtol, atol=atol)
             if trained is not None:
-                slopes = [gradient(name, z, given[trained]) for z in (x, y)]
-                compare(f"for {shape} the gradient of {name}", *slopes, [(slopes[0], sentence)], atol=1e-4)
+                slope, wanted_slope = (gradient(name, z, given[trained]) for z in (x, y))
+                of = f"for {shape} the gradient of {name}"
+                compare(of, slope, wanted_slope, [(slope, sentence)], atol=1e-4)
 
 
 def _resized(x: Tensor, axes: str, sizes: dict[str, int]) -> Tensor:

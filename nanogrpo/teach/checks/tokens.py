@@ -242,8 +242,8 @@ def check_sample_token(implementation: Callable, draw: Draw) -> None:
     first = (logits[:1], uniforms[:1], temperature)
     agree_in_parts(names, implementation, rollout.sample_token, first, ((), ()), atol=1e-4)
     default_agrees(names, implementation, rollout.sample_token, (logits, uniforms))
-    for near in (0.9, 1.1):
-        agree_in_parts(names, implementation, rollout.sample_token, (*first[:2], near), ((), ()), atol=1e-4)
+    for other in (0.9, 1.1):
+        agree_in_parts(names, implementation, rollout.sample_token, (*first[:2], other), ((), ()), atol=1e-4)
     _at_one(implementation, draw, temperature)
     _rare(implementation, draw, temperature)
     _near_one(implementation, draw, temperature)
