@@ -263,7 +263,7 @@ def check_value_loss(implementation: Callable, draw: Draw) -> None:
     at_other_shapes(
         what, implementation, losses.value_loss, arguments, axes, ({"B": T}, {"T": 1}, {"T": 60}), 0
     )
-    high = (values.detach() + 3000, returns.detach() + 3000, mask, old.detach() + 3000, arguments[4])
+    high = (v.detach() + 3000, r.detach() + 3000, mask, o.detach() + 3000, c)
     agree(
         f"where values are large {what}", implementation, losses.value_loss, high, [], mask, True,
         rtol=1e-2, atol=1e-2,
