@@ -70,9 +70,10 @@ def mark(row: str, words: list[bool], corner: int) -> str:
         here, at = at, at + span
         if here >= len(words) or span > 1 or (here >= 0 and not words[here]):
             return cell[0]
-        known = re.search(r'class="', attributes)
+        kind = "words long" if tag == "td" and len(said(cell.groups())) > LONG else "words"
+        known = 'class="' in attributes
         attributes = (
-            attributes.replace('class="', 'class="words ') if known else f'{attributes} class="words"'
+            attributes.replace('class="', f'class="{kind} ') if known else f'{attributes} class="{kind}"'
         )
         return f"<{tag}{attributes}>{inside}</{tag}>"
 
