@@ -14,7 +14,7 @@ from nanogrpo.teach.grade.notebook import Lab, labs_in
 from nanogrpo.teach.grade.process import Options, _end, grade
 
 SOURCES = S.ROOT / "book/labs/source"
-FAST = Options(seconds=8, memory=2)  # for what never ends
+FAST = Options(seconds=15, memory=2)  # for what never ends
 PATIENT = Options(seconds=30, memory=2)  # a right answer has its time on a busy machine
 LAB = Lab("lab1", S.lab())
 
