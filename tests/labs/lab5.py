@@ -150,7 +150,7 @@ WRONG = {
         ("padding", "not zero at padding", _policy(masked="{}")),
         (
             "as many from the start",
-            "may have holes",
+            "right for a mask without holes",
             _policy().replace(
                 "    A, ratio",
                 "    mask = torch.arange(mask.shape[1]) < mask.sum(1, keepdim=True)\n    A, ratio",
@@ -199,7 +199,7 @@ WRONG = {
         ("no clip", "Nothing is clipped", _loss(surrogate="-ratio * advantages[:, None] * mask")),
         (
             "as many from the start",
-            "may have holes",
+            "right for a mask without holes",
             _loss("torch.stack([x[:n].mean() for x, n in zip(per_token, mask.sum(1).tolist())]).mean()"),
         ),
     ],
