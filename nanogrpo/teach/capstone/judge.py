@@ -280,17 +280,18 @@ def _look_at_update(seen: Witness, number: int, updates: int) -> None:
         )
     if number > start and torch.equal(logprobs, seen.losses[number - 1][0]):
         raise CheckFailed("The policy has not moved between two updates: backward, then optimizer.step().")
-    if torch.equal(kl_logprobs, logprobs) and not kl_logprobs.requires_grad:
+    same = kl_logprobs.shape == mask.shape and torch.equal(kl_logprobs[mask], logprobs[mask])
+    if same and not kl_logprobs.requires_grad:
         raise CheckFailed(
             "kl_of is given log-probs that are cut off from the policy, so the KL has no gradient and holds "
             "nothing back: hand it those that loss_of gets, not detached."
         )
-    if not torch.equal(kl_logprobs, logprobs) or reference.requires_grad:
+    if not same or reference.shape != mask.shape or reference.requires_grad:
         raise CheckFailed(
             "kl_of is called with the policy's log-probs, then with the reference's, a constant."
         )
     moved = start > 0 and torch.allclose(reference[mask], old[mask], atol=1e-3)
-    if not torch.equal(reference, seen.kls[start][1]) or moved:
+    if not torch.equal(reference[mask], seen.kls[start][1][mask]) or moved:
         raise CheckFailed("The reference's log-probs are those of the reference, not of the policy.")
     if number in seen.noted:
         _look_at_gradient(seen, number, updates)

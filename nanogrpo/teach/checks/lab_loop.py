@@ -254,6 +254,10 @@ def _check_chance(implementation: Callable, draw: Draw) -> None:
         )
 
 
+def idle(rollout, advantages) -> None:
+    """Stands for an update, under the names that the text has for its arguments."""
+
+
 def _all_are_drawn(implementation: Callable, policy: GPT, draw: Draw) -> None:
     """Of 90 problems each part is drawn from: none stands too far back."""
     task, drawn = Addition(1, held_out=10), set()
@@ -264,7 +268,7 @@ def _all_are_drawn(implementation: Callable, policy: GPT, draw: Draw) -> None:
         drawn.update(prompts)
         return [float(i % 2) for i in range(len(prompts))]
 
-    call(implementation, policy, task.tokenizer, problems, reward, lambda *_: None, config, draw.generator)
+    call(implementation, policy, task.tokenizer, problems, reward, idle, config, draw.generator)
     places = [i for i, row in enumerate(problems) if row["prompt"] in drawn]
     if max(places) < len(problems) - 18 or min(places) > 17 or len(places) < 60:  # by chance never
         raise CheckFailed(
@@ -284,7 +288,7 @@ def _none_is_used_up(implementation: Callable, policy: GPT, draw: Draw) -> None:
         steps.append(set(map(names.index, prompts)))
         return [float(names.index(prompt) % 2 or i % 2) for i, prompt in enumerate(prompts)]  # half are tied
 
-    call(implementation, policy, task.tokenizer, problems, reward, lambda *_: None, config, draw.generator)
+    call(implementation, policy, task.tokenizer, problems, reward, idle, config, draw.generator)
     again = "Draw from all problems in each step, whatever was drawn before."
     early, late = set().union(*steps[:6]), set().union(*steps[15:])
     if len(early) == 6 * 15:  # by chance once in 10^34 checks, and what follows once in 10^18
