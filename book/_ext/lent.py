@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 
 from boxes import SVG, frame, groups
 
+LINE, DIGIT = 12.0, 6.0  # points: the height of a line of numbers, the width of a digit
 NEAR = 0.5  # points: frames that are drawn in one row, or in one column
 
 
@@ -39,6 +40,12 @@ def stand(axis, along: int) -> list[int]:
     """Where the marks of an axis stand, in points along it."""
     used = [next(mark.iter(f"{{{SVG}}}use"), None) for mark in marks(axis)]
     return [-1 if use is None else round(float(use.get("xy"[along], 0))) for use in used]
+
+
+def room(axis) -> float:
+    """How wide the numbers of an axis are, about, in points."""
+    numbers = ("".join(mark.itertext()).strip() for mark in marks(axis))
+    return DIGIT * max(map(len, numbers), default=0)
 
 
 def lender(panel, panels: list, along: int):
@@ -70,6 +77,10 @@ def lend(panels: list) -> bool:
             dx, dy = (0.0, frame(panel)[3] - place[3]) if along == 0 else (frame(panel)[0] - place[0], 0.0)
             for mark, number in zip(marks(axis), marks(theirs), strict=True):
                 mark.extend([moved(text, dx, dy) for text in groups(number, "text")])
-            if not groups(axis, "text"):
+            titles = groups(axis, "text")
+            if not titles:
                 axis.extend([moved(text, dx, dy) for text in groups(theirs, "text")])
+            for title in titles:  # it stood where the numbers are now
+                axis.remove(title)
+                axis.append(moved(title, *((0.0, LINE) if along == 0 else (-room(theirs), 0.0))))
     return done
