@@ -45,7 +45,7 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
     whole, shapes = torch.ones_like(mask), ({"B": T}, {"T": 1}, {"T": 2}, {"T": 60})
     given, axes = (logprobs, old, whole), ("BT", "BT", "BT")
     at_other_shapes("the ratio", implementation, losses.importance_ratio, given, axes, shapes, 0)
-    for gap, both in ((12.0, 0.0), (-12.0, 0.0), (0.0, -120.0)):  # the last are 0 in float32
+    for gap, both in ((12.0, 0.0), (-12.0, 0.0)):
         given = (plain + gap + both, before + both, mask)
         right = losses.importance_ratio(*given)
         got, unit = number("the ratio", call(implementation, *given)), right.clamp(min=1.0)
