@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 
+from boxes import overlap, text_boxes  # noqa: E402
 from clean import clean_drawing  # noqa: E402
 from execute import DRAWN_SETTINGS, chapters  # noqa: E402
 from figures import PLACED, SVG, frame, groups, inline, set_in  # noqa: E402
@@ -76,6 +77,19 @@ def test_panels_flow_and_one_that_goes_by_the_numbers_of_another_is_lent_them(sh
     if lent:
         assert all({"0.25", "0.50", "0.75", "loss"} <= found for found in texts)
         assert drawings[2].count("translate(") - drawings[1].count("translate(") == lent + 1
+
+
+def test_a_panel_s_own_name_makes_room_for_the_numbers_that_it_is_lent():
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
+    for ax, name in zip(axes, ("KL in the log (nats)", "KL to the start (nats)"), strict=True):
+        ax.plot([0, 1000])
+        ax.set_ylabel(name)
+    figure.tight_layout()
+    right = ET.fromstring("<svg" + page(figure).split("<svg")[3].split("</svg>")[0] + "</svg>")
+    boxes = text_boxes(right)
+    texts = ["".join(text.itertext()) for text in right.iter(f"{{{SVG}}}text")]
+    assert {"1000", "KL to the start (nats)"} <= set(texts)
+    assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[i + 1 :] if overlap(a, b)]
 
 
 def test_a_drawing_of_narrow_panels_is_one_although_they_share_an_axis():

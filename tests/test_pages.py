@@ -17,6 +17,22 @@ from icons import codes_of, cut  # noqa: E402
 from pages import mend  # noqa: E402
 
 
+class Script:
+    def __init__(self, filename):
+        self.filename, self.attributes = filename, {}
+
+
+def test_scripts_wait_for_the_page_but_for_the_options_that_the_page_itself_writes_to():
+    from static_site import defer_scripts
+
+    scripts = [Script(name) for name in ("documentation_options.js", "", "copybutton.js")]
+    options, inline, other = scripts
+    defer_scripts(None, "search", "", {"script_files": scripts}, None)
+    assert not any(script.attributes for script in scripts), "a page without a source has scripts of its own"
+    defer_scripts(None, "book/kl", "", {"script_files": scripts}, "a source")
+    assert other.attributes == {"defer": "defer"} and not options.attributes and not inline.attributes
+
+
 @pytest.mark.parametrize(
     ("given", "mended"),
     [

@@ -216,7 +216,7 @@ def check_best_of_n(implementation: Callable, draw: Draw) -> None:
 
 
 def _many(what: str, implementation: Callable, reference: Callable, arguments: tuple) -> None:
-    """Three thousand rows: no half precision counts so far."""
+    """Two rows, and five thousand: no half precision counts so far."""
     axes = tuple("N" if isinstance(a, Tensor) else "" for a in arguments)
     at_other_shapes(
         what, implementation, reference, arguments, axes, ({"N": 2}, {"N": 5000}), None, 2e-5, 1e-6

@@ -22,7 +22,6 @@ from nanogrpo.teach.checks.keep import with_gradients
 from nanogrpo.teach.checks.losses import (
     ADVANTAGES,
     CLIPS,
-    IMPROBABLE,
     OLD,
     SHAPES,
     check_penalty,
@@ -134,14 +133,12 @@ def check_policy_loss(implementation: Callable, draw: Draw) -> None:
 
 
 def _far_off(implementation: Callable, reference: Callable, arguments: tuple) -> None:
-    """Tokens whose probability has changed by many orders, and improbable ones."""
+    """Tokens whose probability has changed by many orders."""
     logprobs, old, A, *others = (a.detach() if isinstance(a, Tensor) else a for a in arguments)
     sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
-    for gap, both in ((12.0, 0.0), (25.0, 0.0)):
-        given = (logprobs + gap + both, old + both, A, *others)
+    for gap in (12.0, 25.0):
+        given = (logprobs + gap, old, A, *others)
         got, right = number("the loss", call(implementation, *given)), reference(*given)
-        if both and not got.isfinite().all():
-            raise CheckFailed(IMPROBABLE)
         size = right.abs().clamp(min=1.0)
         same = got / size if got.shape == right.shape else torch.zeros_like(right)
         what = "where log-probs are far off the loss of a token"

@@ -19,10 +19,6 @@ from nanogrpo.teach.checks.shapes import at_other_shapes
 from nanogrpo.teach.checks.sizes import at_other_sizes
 
 aggregate = partial(losses.aggregate, how="sequence_mean")
-IMPROBABLE = (
-    "For improbable tokens the ratio is NaN or infinite: both probabilities are 0 in float32. Subtract the "
-    "log-probs, and take exp of the difference."
-)
 DETACHED = "they are not detached. They are constants"
 OLD = f"old_logprobs: {DETACHED} from sampling; where both come from one graph the two gradients cancel."
 ADVANTAGES = f"the advantages: {DETACHED} of the loss; use advantages.detach()."
@@ -45,15 +41,13 @@ def check_importance_ratio(implementation: Callable, draw: Draw) -> None:
     whole, shapes = torch.ones_like(mask), ({"B": T}, {"T": 1}, {"T": 2}, {"T": 60})
     given, axes = (logprobs, old, whole), ("BT", "BT", "BT")
     at_other_shapes("the ratio", implementation, losses.importance_ratio, given, axes, shapes, 0)
-    for gap, both in ((12.0, 0.0), (-12.0, 0.0)):
-        given = (plain + gap + both, before + both, mask)
+    for gap in (12.0, -12.0):
+        given = (plain + gap, before, mask)
         right = losses.importance_ratio(*given)
         got, unit = number("the ratio", call(implementation, *given)), right.clamp(min=1.0)
         same = got / unit if got.shape == right.shape else torch.zeros_like(right)
         sentence = "The ratio is exp of the difference of log-probs, however large: nothing else bounds it."
         what = "where log-probs are far off the ratio"
-        if both and not got.isfinite().all():
-            raise CheckFailed(IMPROBABLE)
         compare(what, got / unit, right / unit, [(same, sentence)], mask, rtol=1e-3)
 
 

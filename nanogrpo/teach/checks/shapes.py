@@ -39,7 +39,7 @@ def at_other_shapes(
             _resized(a.detach(), axis, wanted) if isinstance(a, Tensor) else a
             for a, axis in zip(arguments, axes, strict=True)
         )
-        given = tuple(a.requires_grad_(i == trained) if i == trained else a for i, a in enumerate(plain))
+        given = tuple(a.requires_grad_() if i == trained else a for i, a in enumerate(plain))
         shape = ", ".join(f"{axis} = {size}" for axis, size in wanted.items())
         sentence = f"The answer is right for other shapes, and not for {shape}: it depends on the size."
         got, right = call(implementation, *given), reference(*given)
