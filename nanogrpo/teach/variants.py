@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 
 import nanogrpo.teach.check  # noqa: F401, it finds all checks
+from nanogrpo.advantages import whiten
 from nanogrpo.teach.checks.registry import CHECKS, CheckFailed
 
 
@@ -36,10 +37,15 @@ def check_bessel_advantages(implementation: Callable, seed: int | None = None) -
 
 
 def check_sample_whiten(implementation: Callable, seed: int | None = None) -> None:
-    """``f(advantages, mask, eps)``: whitened with the sample's deviation, which divides by n - 1."""
+    """``f(advantages, mask, eps)``: whitened with the sample's deviation, which divides by n - 1.
+
+    A batch of one token has no such deviation, so nothing is asked of it.
+    """
 
     def as_in_the_book(advantages, mask, eps):
         n = int(mask.sum())
+        if n == 1:
+            return whiten(advantages, mask, eps)
         factor = (n / (n - 1)) ** 0.5
         return _scaled(implementation(advantages, mask, eps * factor), factor)
 
