@@ -216,7 +216,7 @@ def test_a_policy_is_weak_whatever_the_seed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1, 2, 2037])  # of the last all first completions have the same length
 def test_the_student_s_functions_learn(own, seed):
     capstone.check_learn(own["learn"], pieces_of(own), seed=seed)
 
