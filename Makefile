@@ -4,7 +4,7 @@
 # make test-foreign  the same under another machine's rounding; FOREIGN_SEED=2 for other weights
 # make browser a Chromium for the tests of the pages, if no browser is found
 # make test-versions  the core's tests with other Pythons, torch and numpy
-# make lighthouse   Lighthouse on every page of the rendered book; PAGES="book/grpo book/kl" for some of them
+# make lighthouse   Lighthouse on every page of the rendered book, desktop and mobile; PAGES="book/grpo book/kl" for some of them
 # make colab   make the Colab edition of the chapters, which the badges open
 # make labs    make the students' notebooks and the solutions of the course labs
 # make grade FILES=folder   grade submitted labs; CSV=grades.csv and CANVAS=canvas.csv write tables
@@ -194,8 +194,10 @@ endif
 # Performance, accessibility and best practices, as lighthouserc.json wants them.
 lighthouse: tools
 	@test -d _build/html || { echo "no rendered book in _build/html: make render" >&2; exit 1; }
-	CHROME_PATH="$${CHROMIUM:-$$(command -v chromium chromium-browser google-chrome | head -1)}" \
-	  node_modules/.bin/lhci autorun $(foreach page,$(PAGES),--collect.url=http://localhost/$(page).html)
+	export CHROME_PATH="$${CHROMIUM:-$$(command -v chromium chromium-browser google-chrome | head -1)}"; \
+	for config in lighthouserc.json lighthouserc.mobile.json; do \
+	  node_modules/.bin/lhci autorun --config=$$config \
+	    $(foreach page,$(PAGES),--collect.url=http://localhost/$(page).html) || failed=1; done; test -z "$$failed"
 
 lint: $(STAMP) tools
 	$(BIN)/ruff check .

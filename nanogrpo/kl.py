@@ -197,7 +197,7 @@ def entropy_proxy(logprobs: Tensor, mask: Tensor | None = None) -> Tensor:
     .. math:: -\pi_\theta(y_t) \log \pi_\theta(y_t), \qquad
               \mathbb{E}_{y_t \sim \pi_\theta}[\cdot] = -\sum_v \pi_\theta(v)^2 \log \pi_\theta(v) \le H_t
 
-    The seed of this project plotted it. Arguments, result and errors as for :func:`entropy_sampled`.
+    The first sketch of this book plotted it. Arguments, result and errors as for :func:`entropy_sampled`.
 
     When it is wrong: as an alarm for collapse. It is at most 1/e, is nearly zero for a uniform
     distribution over many tokens, and *rises* while the policy begins to collapse.

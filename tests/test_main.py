@@ -54,6 +54,14 @@ def test_demo_writes_log_plot_weights_and_table(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "run" / "samples.txt").read_text().strip() in printed
 
 
+def test_alone_it_prints_its_help_and_every_command(capsys):
+    assert not main([])
+    said = capsys.readouterr()
+    commands = ("sft", "rm", "grpo", "ppo", "demo", "plot", "doctor")
+    assert said.out.startswith("usage: python -m nanogrpo") and not said.err
+    assert all(f"\n    {name} " in said.out for name in commands), said.out
+
+
 def test_plot_draws_any_metric_of_several_logs(tmp_path):
     for name in ("grpo", "ppo"):
         (tmp_path / f"{name}.csv").write_text("step,kl\n1,0.5\n2,0.25\n")
