@@ -1,8 +1,10 @@
 """The checks: right answers pass however written, usual wrong ones are named, and none can be frozen."""
 
 import copy
+import importlib
 import inspect
 import math
+import sys
 from functools import partial
 
 import pytest
@@ -586,3 +588,29 @@ def test_masks_that_are_drawn_have_padding_and_a_full_row():
         mask = Draw(seed).mask(4, 5)
         assert mask.any(1).all() and mask.all(1).any() and not mask.all()
         assert not (mask[:, 1:] & ~mask[:, :-1]).any()
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_the_first_import_of_a_module_may_store_its_byte_code_and_an_answer_may_not_make_a_folder(
+    tmp_path, monkeypatch, prefix
+):
+    """On a new machine Python makes folders for byte code while an answer runs, say by torch.optim.AdamW."""
+    name = f"new_here_{prefix}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("X = 1\n", "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path / "prefix") if prefix else None)
+
+    def imports(rewards):
+        importlib.import_module(name)
+        return advantages.leave_one_out(rewards)
+
+    def makes(rewards):
+        (tmp_path / "own").mkdir()
+        return advantages.leave_one_out(rewards)
+
+    check.check_leave_one_out(imports)
+    assert list(tmp_path.rglob("__init__.*.pyc"))
+    with pytest.raises(CheckFailed, match="changes files, os.mkdir of 'own'"):
+        check.check_leave_one_out(makes)

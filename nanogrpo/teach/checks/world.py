@@ -87,6 +87,12 @@ STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 
 
+def _of_an_import(path: object) -> bool:
+    """Whether the first import of a module makes it: byte code, or the folder of PyTorch's compiler."""
+    name, kept = str(path), sys.pycache_prefix
+    return "__pycache__" in name or "torchinductor" in name or bool(kept and name.startswith(kept))
+
+
 class _Ears:
     """Hears, while a student's function runs in this thread, what it writes and starts."""
 
@@ -101,12 +107,12 @@ class _Ears:
             return
         if event == "open":
             path, mode, flags = arguments
-            kept = isinstance(path, int) or "__pycache__" in str(path) or str(path) == os.devnull
+            kept = isinstance(path, int) or _of_an_import(path) or str(path) == os.devnull
             if not kept and (flags & WRITES or (mode and set(mode) & set("wax+"))):
                 self.heard.append(f"writes a file, {os.path.basename(str(path))!r}")
         elif event.startswith(CHANGES):
-            if "torchinductor" not in str(arguments[0]):  # the compiler's folder, made when it is imported
-                self.heard.append(f"changes files, {event}")
+            if not _of_an_import(arguments[0]):
+                self.heard.append(f"changes files, {event} of {os.path.basename(str(arguments[0]))!r}")
         elif event.startswith(STARTS):
             self.heard.append(f"starts another process, {event}")
         elif event in ("socket.connect", "socket.bind"):
