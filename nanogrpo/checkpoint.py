@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from nanogrpo.errors import CheckpointError, NonFiniteError, os_errors
+from nanogrpo.errors import CheckpointError, NonFiniteError, os_errors, shown
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -62,7 +62,12 @@ def pack(tensors: Mapping[str, torch.Tensor], header: dict[str, str]) -> bytes:
 
     Raises:
         NonFiniteError: a tensor holds NaN or infinity. Such weights are never written over good ones.
+        CheckpointError: an entry of the header is no text.
     """
+    if odd := [name for name, value in header.items() if not isinstance(value, str)]:
+        raise CheckpointError(
+            f"{odd[0]}={shown(header[odd[0]])} cannot be noted in a file: write it as a text, by str(...)"
+        )
     header = {key: value for key, value in header.items() if key != CHECKSUM}  # that of another file
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     if broken := not_finite(ready):
@@ -137,7 +142,7 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
         tensors = load(content)
         size = int.from_bytes(content[:8], "little")
         index = json.loads(content[8 : 8 + size])
-        header = index.get("__metadata__", {})
+        header = index.get("__metadata__") or {}  # null, where another program had nothing to say
         before = header.pop(CHECKSUM, None)  # a file of another program has none
         if before and before != checksum(index, content[8 + size :]):
             raise ValueError(f"its sha256 is not {before[:12]}..., which was noted when it was written")
@@ -153,9 +158,16 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
 
 
 def save_model(path: str | os.PathLike, model: GPT, tokenizer: CharTokenizer, **notes: str) -> None:
-    """Save a model with its configuration and alphabet; ``notes`` (recipe, seed) go into the header."""
-    header = {"config": json.dumps(asdict(model.config)), "alphabet": tokenizer.chars, **notes}
-    save_tensors(path, model.state_dict(), header)
+    """Save a model with its configuration and alphabet; ``notes`` (recipe, seed) go into the header.
+
+    Raises:
+        CheckpointError: the file cannot be written, or a note is no text or is named as the header's own are.
+        NonFiniteError: see :func:`pack`.
+    """
+    header = {"config": json.dumps(asdict(model.config)), "alphabet": tokenizer.chars}
+    if odd := sorted(notes.keys() & {*header, "kind"}):
+        raise CheckpointError(f"{odd[0]} says what the model is, and is no note; call it otherwise")
+    save_tensors(path, model.state_dict(), header | notes)
 
 
 def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> tuple[GPT, CharTokenizer]:

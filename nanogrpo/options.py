@@ -23,7 +23,7 @@ BOUNDS = {"at least": operator.ge, "at most": operator.le, "above": operator.gt,
 NAMES = {
     bool: "True or False",
     int: "a whole number",
-    float: "a finite number, at most 3.4e38 in size",
+    float: "a finite number, at most 3.4e38 in size, that a float can hold",
     str: "a text",
 }
 
@@ -210,9 +210,10 @@ def _one(f: Field, kind: Any, value: Any, what: str) -> Any:
     wanted: Any = {bool: bool, int: Integral, float: Real, str: str}[kind]
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
         raise OptionError(f"{what} is of type {type(value).__name__}; it must be {NAMES[kind]}")
-    if kind is float and not _finite(value):
-        raise f.metadata["error"](f"{what} must be {NAMES[float]}")
+    if kind is float and not (_finite(value) and _finite(kind(value)) and bool(kind(value)) == bool(value)):
+        raise f.metadata["error"](f"{what} must be {NAMES[float]}")  # nor so small that it becomes 0
+    kept = kind(value)
     for word, bound in f.metadata["range"].items():
-        if not BOUNDS[word](value, bound):
+        if not BOUNDS[word](kept, bound):
             raise f.metadata["error"](f"{what} must be {word} {bound:g}: {_plain(f)}")
-    return kind(value)
+    return kept

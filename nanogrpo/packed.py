@@ -116,6 +116,7 @@ class _Decoder:
         kv = torch.stack([cache.keys, cache.values], 1).repeat_interleave(times, 2)  # (L, 2, R, H, Tp, D)
         lens = prompt_lens.repeat_interleave(times)  # (R,)
         places = lens + torch.arange(self.steps - 1, device=device).unsqueeze(1)  # (steps - 1, R)
+        as_scored = torch.promote_types(last.dtype, torch.float32)  # whatever type the uniform numbers have
         rows = torch.arange(P * self.group_size, device=device)  # which completion each place of a pack holds
         state = {
             "kv": self._with_room(kv),
@@ -127,7 +128,7 @@ class _Decoder:
             "lens": lens,
             "ended": torch.zeros_like(rows, dtype=torch.bool),
             "tokens": rows.new_zeros(self.steps, len(rows)),
-            "logprobs": uniforms.new_zeros(self.steps, len(rows)),
+            "logprobs": torch.zeros(self.steps, len(rows), device=device, dtype=as_scored),
         }
         if self.captured and self.warm:  # captured steps know the addresses
             for name, value in state.items():

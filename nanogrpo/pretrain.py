@@ -122,8 +122,9 @@ def check_text(model: GPT, ids: Tensor) -> Tensor:
             f"a text of {len(ids)} characters holds no window of block_size={window} with the character "
             "after it; take a longer text, or a model with a smaller block_size"
         )
+    ids = ids.long()  # PyTorch compares no unsigned numbers but bytes
     if int(ids.min()) < 0 or int(ids.max()) >= V:
         raise UnknownCharacterError(
             f"the text has ids from {int(ids.min())} to {int(ids.max())}; need 0 to {V - 1}"
         )
-    return ids.long()
+    return ids

@@ -90,7 +90,13 @@ def check_rows(rows: Sequence[Problem]) -> None:
         raise EmptyPromptError("there are no rows; give at least one")
     first: dict[str, type] = {}
     for i in range(len(rows)):  # a PyTorch data set has no other end
-        row = rows[i]
+        try:
+            row = rows[i]
+        except (LookupError, TypeError) as error:  # a table's columns are found by name, and not by number
+            raise RowError(
+                f"a {type(rows).__name__} gives no row {i} ({type(error).__name__}: {shown(error, str)}); "
+                "give a list of dicts, of a DataFrame by to_dict('records')"
+            ) from error
         if not isinstance(row, Mapping):
             raise RowError(f"row {i} is of type {type(row).__name__}; a row is a dict with a prompt")
         if i == 0:

@@ -1,5 +1,6 @@
 """Checkpoints are whole or not there, and damage is a typed error."""
 
+import json
 import os
 
 import pytest
@@ -70,6 +71,29 @@ def test_weights_that_were_rounded_to_whole_numbers_are_refused(saved):
     save_tensors(path, {name: tensor.int() for name, tensor in tensors.items()}, header)
     with pytest.raises(CheckpointError, match="int32"):
         load_model(path)
+
+
+def test_a_header_that_says_nothing_is_none_of_this_package(tmp_path):
+    tensor = {"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    for index, data in (({}, b""), (tensor, bytes(4))):
+        text = json.dumps({"__metadata__": None, **index}).encode()  # the format allows it
+        path = tmp_path / "null.safetensors"
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        with pytest.raises(CheckpointError, match="null.safetensors is no checkpoint of this package"):
+            load_model(path)
+
+
+def test_notes_are_texts_and_do_not_replace_what_a_file_needs(saved):
+    model, path = saved
+    before = path.read_bytes()
+    for note, said in (
+        ({"seed": 3}, "seed=3 cannot be noted"),
+        ({"alphabet": "ba"}, "alphabet says what the model is"),
+        ({"kind": "mine"}, "kind says what the model is"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            save_model(path, model, TOKENIZER, **note)
+    assert path.read_bytes() == before
 
 
 def test_a_file_of_another_kind_or_shape_is_refused(saved, tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -47,6 +48,21 @@ BAD = {
 def test_a_value_outside_its_declaration_is_refused_by_name(name, value):
     with pytest.raises(OptionError, match=rf"{name}(\[\d\])?=.*"):
         Sample(**{"count": 3, name: value})
+
+
+class Turned(float):
+    """A number that is another one as soon as it is converted, as only a faulty type is."""
+
+    def __float__(self):
+        return float("nan")
+
+
+@pytest.mark.parametrize("value", [Fraction(1, 10**400), np.longdouble("1e-4000"), Turned(0.5)])
+def test_the_range_is_that_of_the_float_that_is_kept(value):
+    if float(value) == value:
+        pytest.skip("here a long double is no longer than a float")
+    with pytest.raises(OptionError, match="rate=.* must be a finite number"):
+        Sample(3, rate=value)
 
 
 def test_the_declared_error_is_raised():

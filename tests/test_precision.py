@@ -145,6 +145,15 @@ def test_float64_numbers_choose_with_float32_logits():
     assert (tokens != right).sum() <= 1 and logprobs.dtype == torch.float32
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_rollout_takes_uniform_numbers_of_another_type_than_the_weights(path, dtype):
+    other = torch.float64 if dtype == torch.float32 else torch.float32
+    u = torch.rand(8, 8, dtype=torch.float32, generator=torch.Generator().manual_seed(2)).clamp(min=0.01)
+    same, apart = (sample(path, lively(dtype), uniforms=u.to(kind)) for kind in (dtype, other))
+    assert torch.equal(apart.completion_ids, same.completion_ids)
+
+
 # --- autocast
 
 

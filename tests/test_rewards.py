@@ -435,6 +435,13 @@ class Endless:
         return {"prompt": f"{i % 3}+1=", "answer": "1"}
 
 
+def test_a_table_gives_no_rows_by_number():
+    table = pytest.importorskip("pandas").DataFrame([{"prompt": "1"}, {"prompt": "2"}])
+    with pytest.raises(RowError, match=r"a DataFrame gives no row 0.*to_dict\('records'\)"):
+        check_rows(table)
+    check_rows(table.to_dict("records"))
+
+
 def test_a_data_set_ends_where_its_length_says():
     check_rows(Endless())
 

@@ -227,6 +227,7 @@ def test_a_text_that_is_no_tensor_is_refused(ids):
 
 
 def test_a_text_is_measured_in_any_whole_numbers_or_not_at_all():
+    assert pretrain.evaluate(policy(), IDS.to(torch.uint64)) == pretrain.evaluate(policy(), IDS)
     assert pretrain.evaluate(policy(), IDS.int()) == pretrain.evaluate(policy(), IDS)
     assert next(pretrain.train(policy(), IDS.int(), CONFIGS["pretrain"]))["loss"] > 0
     with pytest.raises(OptionError, match="batch_size"):
