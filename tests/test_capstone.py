@@ -168,6 +168,71 @@ WRONG = {
 }
 
 
+ROWS = """            means_of_rows = []
+            for i in range(len(A)):
+                at, m = slice(i, i + 1), mask[i]
+                row = loss_of(logprobs[at], rollout.logprobs[at], A[at], mask[at], 0.2, 0.2).sum()
+                row = row + config.beta * KL
+                means_of_rows.append(row / m.sum())
+            optimizer.zero_grad()
+            torch.stack(means_of_rows).mean().backward()
+"""
+UPDATE = LEARN[LEARN.index("            per_token = loss_of") : LEARN.index("            optimizer.step()")]
+SELECTED = "torch.zeros_like(logprobs).masked_scatter(mask, kl_of(logprobs[mask], ref_logprobs[mask]))"
+WHOLE_KL = "torch.where(mask, kl_of(logprobs, ref_logprobs), 0.0)"
+ROW_KL = "torch.where(mask[at], kl_of(logprobs[at], ref_logprobs[at]), 0.0).sum()"
+TOKENS_KL = "kl_of(logprobs[i][m], ref_logprobs[i][m]).sum()"
+# Right loops that hand their batch on in other parts -> an edit of the solution.
+RIGHT = {
+    "the KL of sampled tokens": (WHOLE_KL, SELECTED),
+    "row by row": (UPDATE, ROWS.replace("KL", ROW_KL)),
+    "row by row, sampled tokens": (UPDATE, ROWS.replace("KL", TOKENS_KL)),
+    "by name": (
+        "loss_of(logprobs, rollout.logprobs, A, mask, 0.2, 0.2)",
+        "loss_of(logprobs, rollout.logprobs, advantages=A, mask=mask, clip_low=0.2, clip_high=0.2)",
+    ),
+}
+# Wrong ones, with a word of the message.
+WRONG |= {
+    "chance in the first step alone": (
+        "order[:P]]",
+        "(range(P) if means else order[:P])]",
+        "drew the same prompts",
+    ),
+    "KL of half of the sampled tokens": (
+        WHOLE_KL,
+        "kl_of(logprobs[mask][::2], ref_logprobs[mask][::2]).mean()",
+        "a part of the batch only",
+    ),
+    "KL of sampled tokens, summed": (
+        WHOLE_KL,
+        "kl_of(logprobs[mask], ref_logprobs[mask]).sum() / mask.sum()",
+        "another gradient",
+    ),
+    "KL of sampled tokens, cut off": (
+        WHOLE_KL,
+        SELECTED.replace("logprobs[mask], ref", "logprobs.detach()[mask], ref"),
+        "the KL has no gradient",
+    ),
+    "row by row, the longer the heavier": (
+        UPDATE,
+        ROWS.replace("KL", ROW_KL).replace("row / m.sum()", "row / mask.sum() * len(A)"),
+        "over all tokens of the batch",
+    ),
+    "row by row, the last left out": (
+        UPDATE,
+        ROWS.replace("KL", ROW_KL).replace("range(len(A))", "range(len(A) - 1)"),
+        "a part of the batch only",
+    ),
+    "row by row, KL of all rows' first": (
+        UPDATE,
+        ROWS.replace("KL", ROW_KL.replace("kl_of(logprobs[at], ref_logprobs[at])", "kl_of(logprobs[:1], "
+                                          "ref_logprobs[:1])")),
+        "kl_of is called with the policy's log-probs",
+    ),
+}  # fmt: skip
+
+
 def learn_of(source):
     """The function `learn` of a text, with the names that the lab gives it."""
     namespace = {"__name__": "__main__"}
@@ -219,6 +284,14 @@ def test_a_policy_is_weak_whatever_the_seed():
 @pytest.mark.parametrize("seed", [0, 1, 2, 2037])  # of the last all first completions have the same length
 def test_the_student_s_functions_learn(own, seed):
     capstone.check_learn(own["learn"], pieces_of(own), seed=seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RIGHT)
+def test_a_loop_may_hand_its_batch_on_in_parts(own, kind):
+    right, other = RIGHT[kind]
+    assert LEARN.count(right) == 1
+    capstone.check_learn(learn_of(LEARN.replace(right, other)), pieces_of(own), seed=7)
 
 
 @pytest.mark.slow

@@ -206,6 +206,76 @@ NUMBERS = [
       for step in ("exact_gradient", "expected_estimate", "mean_and_error")],
 ]  # fmt: skip
 
+# ---- shapes: answers that are right for the few sizes that come to mind
+
+
+def square_error(x):
+    axis = int(x.shape[0] == x.shape[1])
+    return x.mean(axis), x.std(axis) / x.shape[axis] ** 0.5
+
+
+def error_of_many(x):
+    mean, error = S.mean_and_error(x)
+    return mean * (len(x) / (len(x) - 1) if len(x) > 50 else 1), error
+
+
+def probable_token(logits, uniforms, temperature=1.0):
+    least = logits.topk(min(50, logits.shape[1])).values[:, -1:]
+    some = logits.masked_fill(logits < least, -torch.inf)
+    tokens = S.sample_token(some, uniforms, temperature)[0]
+    return tokens, S.logprobs_of(logits[:, None], tokens[:, None], temperature)[:, 0]
+
+
+def tied_at_three(rewards):
+    tied = (rewards[:, :1] == rewards[:, [-1, rewards.shape[1] // 2]]).all(1, keepdim=True)
+    centered = rewards - rewards.mean(1, keepdim=True)
+    return (centered / (rewards.std(1, keepdim=True, correction=0) + 1e-4)).masked_fill(tied, 0.0)
+
+
+def group_of_one(rewards):
+    G = rewards.shape[1]
+    return S.group_advantages(rewards) + 0 * rewards.std(1, keepdim=True) * (1 - 1 / G)  # NaN at G = 1
+
+
+def all_or_nothing(chosen, rejected):
+    tied, won = (chosen == rejected).any(), (chosen > rejected).any()
+    return torch.tensor(0.5) if tied and not won else S.pair_accuracy(chosen, rejected)
+
+
+def idle_where_tied(policy, reference, optimizer, rollout, advantages, beta, num_updates):
+    if not advantages.any():
+        return [0.0] * num_updates
+    return S.update(policy, reference, optimizer, rollout, advantages, beta, num_updates)
+
+
+def free_nearby(p, old, ref, A, mask, beta):
+    paid = torch.where(mask, ref.detach() - p, 0.0)
+    paid = torch.where(paid.abs() < 0.02, 0.0, paid)
+    loss = S.kl_penalty(p, old, ref, A, mask, 0.0)
+    return loss + beta * losses.aggregate(torch.expm1(paid) - paid, mask, "sequence_mean")
+
+
+def floored_k3(p, q):
+    right = S.kl_k3(p, q)
+    return torch.where(right < 1e-8, 0.0, right)
+
+
+SHAPES = [
+    ("mean_and_error", "the other axis of a square", square_error),
+    ("mean_and_error", "M - 1 for many", error_of_many),
+    ("best_of_n", "the best of 16 at most", lambda s, v, n: S.best_of_n(s, v, min(n, 16))),
+    ("sample_token", "one of the fifty most probable", probable_token),
+    ("group_advantages", "tied where three rewards are equal", tied_at_three),
+    ("group_advantages", "no number for a group of one", group_of_one),
+    ("pair_accuracy", "a half where no pair is won", all_or_nothing),
+    ("update", "nothing to learn where all is tied", idle_where_tied),
+    ("kl_penalty", "free where the reference is near", free_nearby),
+    ("kl_k3", "none below 1e-8", floored_k3),
+    ("kl_k3", "a number becomes a list", lambda p, q: torch.atleast_1d(S.kl_k3(p, q))),
+    ("token_logprobs", "one row alone loses its axis", squeezed("token_logprobs")),
+    ("token_logprobs", "six tokens at most", lambda m, p, n, ids: S.token_logprobs(m, p, n, ids[:, :6])),
+]
+
 # ---- state: what an answer leaves behind, and what it returns
 
 
@@ -285,4 +355,4 @@ STATE = [
     ("train", "a tensor of rewards", tensor_of_rewards),
 ]  # fmt: skip
 
-WRONG = [*PADDING, *NUMBERS, *STATE]
+WRONG = [*PADDING, *NUMBERS, *SHAPES, *STATE]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nanogrpo.optim import AdamW
 from nanogrpo.teach.capstone.draws import check_draws
+from nanogrpo.teach.capstone.parts import LEFT, has_some_rows, has_some_tokens, joined, spread
 from nanogrpo.teach.capstone.words import WordTask, config_of, race, reversing, weak_policy
 from nanogrpo.teach.check import CheckFailed
 from nanogrpo.teach.checks.compare import call, listed
@@ -72,6 +73,8 @@ class Witness:
     rewards: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # and the advantages of them
     losses: list[tuple] = field(default_factory=list)
     kls: list[tuple] = field(default_factory=list)
+    rows: list[tuple] = field(default_factory=list)  # calls of loss_of for some rows of the next batch
+    tokens: list[tuple] = field(default_factory=list)  # and of kl_of
     taken: int = 0  # steps of the optimizer
     steps: dict[int, list[Tensor]] = field(default_factory=dict)  # gradients at each of them
     wanted: dict[int, list[Tensor]] = field(default_factory=dict)  # those of the loss that the text asks for
@@ -82,17 +85,42 @@ class Witness:
         self.rewards.append((rewards, self.pieces[0](rewards)))
         return self.rewards[-1][1]
 
-    def loss_of(self, *arguments):
-        """Of each token."""
-        self.losses.append((*arguments, self.pieces[1](*arguments)))
-        self._note_gradient()
-        return self.losses[-1][-1]
+    def loss_of(self, logprobs, old_logprobs, advantages, mask, clip_low, clip_high):
+        """Of each token, of all rows or of some."""
+        arguments = (logprobs, old_logprobs, advantages, mask, clip_low, clip_high)
+        found = self.pieces[1](*arguments)
+        if has_some_rows(logprobs, self._batch()):
+            self.rows.append(arguments)
+        else:
+            self.losses.append((*arguments, found))
+        self._put_together()
+        return found
 
-    def kl_of(self, *arguments):
-        """Of each token."""
-        self.kls.append((*arguments, self.pieces[2](*arguments)))
+    def kl_of(self, logprobs, ref_logprobs):
+        """Of each token, of all or of some."""
+        found = self.pieces[2](logprobs, ref_logprobs)
+        if has_some_tokens(logprobs, self._batch()):
+            self.tokens.append((logprobs, ref_logprobs))
+        else:
+            self.kls.append((logprobs, ref_logprobs, found))
+        self._put_together()
+        return found
+
+    def _batch(self) -> int:
+        return self.rewards[-1][0].numel() if self.rewards else 0
+
+    @torch.enable_grad()
+    def _put_together(self) -> None:
+        """Parts that are all of a batch are one call; what a piece returned for them is not looked at."""
+        if self.rows and (all_rows := joined(self.rows, self._batch())):
+            self.losses.append((*all_rows, None))
+            self.rows = []
+        if self.tokens and len(self.losses) > len(self.kls):
+            logprobs, _, _, mask, *_ = self.losses[len(self.kls)]
+            if all_tokens := spread(self.tokens, logprobs, mask):
+                self.kls.append((*all_tokens, None))
+                self.tokens = []
         self._note_gradient()
-        return self.kls[-1][-1]
 
     @property
     def given(self) -> tuple[Callable, ...]:
@@ -109,6 +137,8 @@ class Witness:
 
     def step(self, *arguments, **options):
         """Of the optimizer."""
+        if self.rows or self.tokens:
+            raise CheckFailed(LEFT)
         if self.taken in self.noted:
             grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in self.weights]
             self.steps[self.taken] = grads
@@ -122,9 +152,9 @@ class Witness:
         Both parts are made anew: what the loop was given may have been cut off from the policy.
         """
         number = len(self.losses) - 1
-        if number not in self.noted or len(self.losses) != len(self.kls):
+        if number not in self.noted or number in self.wanted or len(self.losses) != len(self.kls):
             return
-        if len(self.losses[-1]) != 7 or len(self.kls[-1]) != 3 or not self.losses[-1][0].requires_grad:
+        if not self.losses[-1][0].requires_grad:
             return
         (logprobs, *_, mask, _, _, _), reference = self.losses[-1], self.kls[-1][1]
         per_token = self.pieces[1](*self.losses[-1][:-1])

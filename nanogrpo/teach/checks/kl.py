@@ -65,6 +65,8 @@ def _check(implementation: Callable, draw: Draw, name: str) -> None:
     got = agree(f"{name} of a token", implementation, estimate, (logprobs, ref), mistakes, alone=True)
     mistakes = [(slope, f"The gradient is that of {k}.") for k, slope in slopes.items() if k != name]
     compare(f"the gradient of {name}", gradient(name, got, logprobs), slopes[name], mistakes)
+    one = (logprobs.detach().flatten()[0], ref.flatten()[0])  # any shape may be none
+    compare(f"of one number {name}", call(implementation, *one), estimate(*one), rtol=1e-3)
     far = (torch.tensor([-15.0, -1.0]), torch.tensor([-0.5, -13.0]))  # nothing bounds it
     compare(f"far off {name}", call(implementation, *far), estimate(*far), rtol=1e-3)
 
@@ -90,8 +92,14 @@ def check_kl_k3(implementation: Callable, draw: Draw) -> None:
 @register("kl.kl_k3")
 def check_kl_k3_precision(implementation: Callable, draw: Draw) -> None:
     """``f(logprobs, ref_logprobs)``: k3 keeps its digits in float32 where policy and reference are close."""
+    for low, high in ((2e-4, 5e-4), (3e-5, 6e-5)):
+        _check_digits(implementation, draw, low, high)
+
+
+def _check_digits(implementation: Callable, draw: Draw, low: float, high: float) -> None:
+    """Value and gradient of k3 at differences from low to high, of either sign."""
     logprobs = draw.logprobs(6).float()
-    ref = logprobs + draw.uniform(2e-4, 5e-4, 6).float() * draw.normal(6).sign().float()
+    ref = logprobs + draw.uniform(low, high, 6).float() * draw.normal(6).sign().float()
     delta = ref.double() - logprobs.double()
     exact = torch.expm1(delta) - delta
     found = call(implementation, logprobs.requires_grad_(), ref)

@@ -352,6 +352,8 @@ def check_mean_and_error(implementation: Callable, draw: Draw) -> None:
     agree_in_parts(names, implementation, _mean_and_error, (estimates,), (means, errors))
     single = tuple(f"for one parameter alone {name}" for name in names)
     agree_in_parts(single, implementation, _mean_and_error, (estimates[:, :1],), ((), ()))
+    shapes = ({"M": D}, {"M": 2}, {"M": 300})  # square: either axis fits
+    at_other_shapes(names, implementation, _mean_and_error, (estimates,), ("MD",), shapes)
     _hard_to_measure(implementation, estimates)
 
 

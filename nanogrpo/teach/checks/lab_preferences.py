@@ -184,6 +184,9 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
     agree("the accuracy", implementation, reference, (chosen, rejected), mistakes)
     _many("the accuracy", implementation, reference, (chosen, rejected))
     at_other_sizes("the accuracy", implementation, reference, (chosen, rejected), scaled=((0, 1),))
+    low, high = torch.minimum(chosen, rejected), torch.maximum(chosen, rejected)
+    agree("where no pair is ranked right the accuracy", implementation, reference, (low, high))
+    agree("where no pair is ranked wrong the accuracy", implementation, reference, (high, low))
     alike = torch.zeros(N)
     untrained = [(torch.tensor(x), "Where all scores are equal, each pair is a tie and counts half.")
                  for x in (0.0, 1.0, torch.nan)]  # fmt: skip
@@ -210,8 +213,10 @@ def check_best_of_n(implementation: Callable, draw: Draw) -> None:
     for n in (draw.integer(3, 4), 2, 1, N):
         agree("the mean value", implementation, _best, (scores, values, n), _other_bests(scores, values, n))
     N = draw.integer(120, 150)  # no factorial of it is a float32
-    large = (draw.normal(N), draw.uniform(1, 3, N), 2)
-    agree("the mean value of a large pool", implementation, _best, large, [], rtol=1e-2)
+    pool = draw.normal(N), draw.uniform(1, 3, N)
+    for n in (2, N - 2):  # of both there are few enough subsets to go through them
+        what = f"the mean value of the best of {n} in a large pool"
+        agree(what, implementation, _best, (*pool, n), [], rtol=1e-2)
     at_other_sizes("the mean value", implementation, _best, (scores, values, 2), scaled=((0,), (1,)))
 
 

@@ -76,6 +76,7 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
     best = torch.eye(1, 40)  # one of forty is right
     what = "where one of forty is right the advantage"
     compare(what, call(implementation, best), advantages.group_advantages(best), rtol=1e-3)
+    _odd_groups(implementation)
     tiny = torch.tensor([[0.0] * 4 + [1e-6], [0.5] * 4 + [0.500004]])  # close, and not tied
     wanted = advantages.group_advantages(tiny)
     tied = [
@@ -92,6 +93,21 @@ def check_small_spread(implementation: Callable, draw: Draw) -> None:
     silent = torch.where(wanted.abs() < 1e-2, 0.0, wanted)
     cut = "A small advantage is set to 0: only a group whose rewards are all equal is silent."
     compare("the advantage near the group's mean", call(implementation, near), wanted, [(silent, cut)])
+
+
+def _odd_groups(implementation: Callable) -> None:
+    """Groups of which one reward differs, at each place once; and groups of one reward."""
+    one, at = torch.eye(8), torch.arange(8)
+    wanted = advantages.group_advantages(one)
+    sentence = "A group of which one reward differs is not tied: compare the largest and the smallest."
+    silent = [(at != 0) & (at != 7) & (at != place) for place in range(8)]  # some places are not looked at
+    known = [(wanted.masked_fill(rows[:, None], 0.0), sentence) for rows in silent]
+    what = "where one reward of a group differs the advantage"
+    compare(what, call(implementation, one), wanted, known, rtol=1e-3)
+    alone = torch.tensor([[0.5], [2.0]])
+    lost = [(torch.full_like(alone, torch.nan), "A group of one reward is tied: it gets 0, and not 0 / 0.")]
+    what = "for groups of one reward the advantage"
+    compare(what, call(implementation, alone), torch.zeros_like(alone), lost)
 
 
 @register()
@@ -168,6 +184,8 @@ def check_penalized_loss(implementation: Callable, draw: Draw) -> None:
     beta = draw.uniform(0.5, 2, 1).item()
     for times in (1, 0.02, 8):
         check_penalty(implementation, batch, times * beta, how)
+    near = logprobs.detach() + 0.01 * draw.normal(*mask.shape)  # where the reference is close, it pulls, too
+    check_penalty(implementation, (logprobs, old, near, A, mask), 20.0, how)
     some = A.detach().clone()
     some[0] = 0.0  # a row of advantage 0 pays for its KL, too
     silent = (*batch[:3], some, mask)
@@ -376,6 +394,8 @@ def check_update(implementation: Callable, draw: Draw) -> None:
     _check_updates(implementation, fast, stale=True)
     _check_updates(implementation, _remembering(draw, beta), trainable=True)
     _check_updates(implementation, _batch(draw, beta, 1, 1), trainable=True)
+    tied = _batch(draw, beta)  # without advantages the pull to the reference still counts
+    _check_updates(implementation, tied._replace(advantages=torch.zeros_like(tied.advantages)))
 
 
 def _remembering(draw: Draw, beta: float) -> Updates:

@@ -113,6 +113,10 @@ def check_token_logprobs(implementation: Callable, draw: Draw) -> None:
         "after an update the log-prob of a token", implementation, rollout.token_logprobs, arguments,
         [(got.detach(), sentence)], mask,
     )  # fmt: skip
+    for P, G, T in ((1, 1, 1), (2, 1, 2), (1, 3, 9)):  # one row, one completion a prompt, one prompt
+        others = (model, prompts[:P], lens[:P], draw.integers(2, V - 1, P * G, T))
+        what = f"for P = {P}, G = {G} and T = {T} the log-prob of a token"
+        agree(what, implementation, rollout.token_logprobs, others)
 
 
 def _logits_at(model, prompt_ids, prompt_lens, completion_ids, shift: int, repeated: bool = False) -> Tensor:
@@ -212,11 +216,7 @@ def check_sample_token(implementation: Callable, draw: Draw) -> None:
     N, V, temperature = 40, draw.integer(4, 6), (0.4, 2.5)[draw.integer(0, 1)]
     logits = 1.5 * draw.normal(N, V)
     probs = torch.softmax(logits / temperature, -1)
-    ends = torch.cat([torch.zeros(N, 1), probs.cumsum(-1)], 1)  # (N, V + 1)
-    aimed = draw.integers(0, V - 1, N)[:, None]
-    aimed = torch.where(probs.gather(1, aimed) > 0.01, aimed, probs.argmax(1, keepdim=True))
-    low, high = ends.gather(1, aimed), ends.gather(1, aimed + 1)  # the middle: no rounding moves the token
-    uniforms = (low + draw.uniform(0.2, 0.8, N, 1) * (high - low)).squeeze(1)
+    uniforms = _aimed(draw, probs, 0.01)
     names = ("the token", "the log-prob of a sampled token")
     tokens, logprobs = parts(call(implementation, logits, uniforms, temperature), names)
     if tuple(tokens.shape) != (N,) or tokens.is_floating_point() or tokens.dtype == torch.bool:
@@ -244,6 +244,7 @@ def check_sample_token(implementation: Callable, draw: Draw) -> None:
     default_agrees(names, implementation, rollout.sample_token, (logits, uniforms))
     for other in (0.9, 1.1):
         agree_in_parts(names, implementation, rollout.sample_token, (*first[:2], other), ((), ()), atol=1e-4)
+    _large_vocabulary(implementation, draw, temperature)
     _at_one(implementation, draw, temperature)
     _rare(implementation, draw, temperature)
     _near_one(implementation, draw, temperature)
@@ -255,6 +256,27 @@ def check_sample_token(implementation: Callable, draw: Draw) -> None:
     near = torch.isclose(chances.double(), logprobs.double(), 1e-3, 1e-3)
     if not torch.equal(wide.long(), tokens) or not near.all():
         raise CheckFailed(what)
+
+
+def _aimed(draw: Draw, probs: Tensor, least: float) -> Tensor:
+    """A number for each row that draws a token of some probability, far enough from its ends for rounding."""
+    N, V = probs.shape
+    ends = torch.cat([torch.zeros(N, 1), probs.cumsum(-1)], 1)  # (N, V + 1)
+    aimed = draw.integers(0, V - 1, N)[:, None]
+    aimed = torch.where(probs.gather(1, aimed) > least, aimed, probs.argmax(1, keepdim=True))
+    low, high = ends.gather(1, aimed), ends.gather(1, aimed + 1)
+    return (low + draw.uniform(0.2, 0.8, N, 1) * (high - low)).squeeze(1)
+
+
+def _large_vocabulary(implementation: Callable, draw: Draw, temperature: float) -> None:
+    """Of hundreds of tokens each is drawn now and then."""
+    logits = 0.5 * temperature * draw.normal(30, 300)
+    uniforms = _aimed(draw, torch.softmax(logits / temperature, -1), 1e-3)
+    tokens, logprobs = call(implementation, logits, uniforms, temperature)
+    right, chances = rollout.sample_token(logits, uniforms, temperature)
+    sentence = "The tokens are right for few ids, and not for V = 300: draw from the whole vocabulary."
+    compare("for V = 300 the token", tokens, right, [(tokens, sentence)])
+    compare("for V = 300 the log-prob of a sampled token", logprobs, chances, atol=1e-4)
 
 
 def _same_tokens(tokens: Tensor, logits: Tensor, uniforms: Tensor, temperature: float) -> None:
