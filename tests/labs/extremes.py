@@ -232,11 +232,6 @@ def tied_at_three(rewards):
     return (centered / (rewards.std(1, keepdim=True, correction=0) + 1e-4)).masked_fill(tied, 0.0)
 
 
-def group_of_one(rewards):
-    G = rewards.shape[1]
-    return S.group_advantages(rewards) + 0 * rewards.std(1, keepdim=True) * (1 - 1 / G)  # NaN at G = 1
-
-
 def all_or_nothing(chosen, rejected):
     tied, won = (chosen == rejected).any(), (chosen > rejected).any()
     return torch.tensor(0.5) if tied and not won else S.pair_accuracy(chosen, rejected)
@@ -266,12 +261,10 @@ SHAPES = [
     ("best_of_n", "the best of 16 at most", lambda s, v, n: S.best_of_n(s, v, min(n, 16))),
     ("sample_token", "one of the fifty most probable", probable_token),
     ("group_advantages", "tied where three rewards are equal", tied_at_three),
-    ("group_advantages", "no number for a group of one", group_of_one),
     ("pair_accuracy", "a half where no pair is won", all_or_nothing),
     ("update", "nothing to learn where all is tied", idle_where_tied),
     ("kl_penalty", "free where the reference is near", free_nearby),
     ("kl_k3", "none below 1e-8", floored_k3),
-    ("kl_k3", "a number becomes a list", lambda p, q: torch.atleast_1d(S.kl_k3(p, q))),
     ("token_logprobs", "one row alone loses its axis", squeezed("token_logprobs")),
     ("token_logprobs", "six tokens at most", lambda m, p, n, ids: S.token_logprobs(m, p, n, ids[:, :6])),
 ]
