@@ -232,11 +232,6 @@ def tied_at_three(rewards):
     return (centered / (rewards.std(1, keepdim=True, correction=0) + 1e-4)).masked_fill(tied, 0.0)
 
 
-def group_of_one(rewards):
-    G = rewards.shape[1]
-    return S.group_advantages(rewards) + 0 * rewards.std(1, keepdim=True) * (1 - 1 / G)  # NaN at G = 1
-
-
 def all_or_nothing(chosen, rejected):
     tied, won = (chosen == rejected).any(), (chosen > rejected).any()
     return torch.tensor(0.5) if tied and not won else S.pair_accuracy(chosen, rejected)
@@ -260,13 +255,17 @@ def floored_k3(p, q):
     return torch.where(right < 1e-8, 0.0, right)
 
 
+def rooted_loss(values, returns, mask, old, c):
+    return torch.where(mask, S.value_loss(values, returns, mask, old, c).sqrt() ** 2, 0.0)
+
+
 SHAPES = [
+    ("value_loss", "the square of a root", rooted_loss),
     ("mean_and_error", "the other axis of a square", square_error),
     ("mean_and_error", "M - 1 for many", error_of_many),
     ("best_of_n", "the best of 16 at most", lambda s, v, n: S.best_of_n(s, v, min(n, 16))),
     ("sample_token", "one of the fifty most probable", probable_token),
     ("group_advantages", "tied where three rewards are equal", tied_at_three),
-    ("group_advantages", "no number for a group of one", group_of_one),
     ("pair_accuracy", "a half where no pair is won", all_or_nothing),
     ("update", "nothing to learn where all is tied", idle_where_tied),
     ("kl_penalty", "free where the reference is near", free_nearby),
@@ -302,6 +301,7 @@ def nudged(model):
 
 LEFT = {
     "frozen": lambda model: model.requires_grad_(False),
+    "with its first weight frozen": lambda model: next(model.parameters()).requires_grad_(False),
     "in the other mode": lambda model: model.train(not model.training),
     "without its gradients": lambda model: model.zero_grad(),
     "with other gradients": trained_on,
