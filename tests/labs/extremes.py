@@ -255,7 +255,12 @@ def floored_k3(p, q):
     return torch.where(right < 1e-8, 0.0, right)
 
 
+def rooted_loss(values, returns, mask, old, c):
+    return torch.where(mask, S.value_loss(values, returns, mask, old, c).sqrt() ** 2, 0.0)
+
+
 SHAPES = [
+    ("value_loss", "the square of a root", rooted_loss),
     ("mean_and_error", "the other axis of a square", square_error),
     ("mean_and_error", "M - 1 for many", error_of_many),
     ("best_of_n", "the best of 16 at most", lambda s, v, n: S.best_of_n(s, v, min(n, 16))),
@@ -295,6 +300,7 @@ def nudged(model):
 
 LEFT = {
     "frozen": lambda model: model.requires_grad_(False),
+    "with its first weight frozen": lambda model: next(model.parameters()).requires_grad_(False),
     "in the other mode": lambda model: model.train(not model.training),
     "without its gradients": lambda model: model.zero_grad(),
     "with other gradients": trained_on,

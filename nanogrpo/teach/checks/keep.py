@@ -143,8 +143,8 @@ def with_gradients(model: nn.Module) -> nn.Module:
 
 
 def freeze_some(model: nn.Module) -> nn.Module:
-    """The same model, of which the first weight is not trained: what is frozen stays so."""
-    next(model.parameters()).requires_grad_(False)
+    """The same model, of which the second weight is not trained: what is frozen stays so, the rest not."""
+    list(model.parameters())[1].requires_grad_(False)
     return model
 
 

@@ -185,8 +185,9 @@ def check_pair_accuracy(implementation: Callable, draw: Draw) -> None:
     _many("the accuracy", implementation, reference, (chosen, rejected))
     at_other_sizes("the accuracy", implementation, reference, (chosen, rejected), scaled=((0, 1),))
     low, high = torch.minimum(chosen, rejected), torch.maximum(chosen, rejected)
-    agree("where no pair is ranked right the accuracy", implementation, reference, (low, high))
-    agree("where no pair is ranked wrong the accuracy", implementation, reference, (high, low))
+    half = [(torch.tensor(0.5), "Some pairs are tied, and not all: only those count half.")]
+    agree("where no pair is ranked right the accuracy", implementation, reference, (low, high), half)
+    agree("where no pair is ranked wrong the accuracy", implementation, reference, (high, low), half)
     alike = torch.zeros(N)
     untrained = [(torch.tensor(x), "Where all scores are equal, each pair is a tie and counts half.")
                  for x in (0.0, 1.0, torch.nan)]  # fmt: skip
