@@ -301,6 +301,13 @@ def test_a_page_in_the_reader_s_hand(held):
 
 
 @pytest.mark.slow
+def test_the_table_of_the_labs_fits_a_phone(visit):
+    page = visit("book/labs/guide", size=PHONE)
+    boxes = page.locator(".bd-article .pst-scrollable-table-container")
+    assert boxes.first.evaluate("(box) => box.scrollWidth - box.clientWidth") <= 1
+
+
+@pytest.mark.slow
 def test_each_page_has_a_description_of_its_own(site):
     found = {}
     for path in sorted((site / "book").rglob("*.html")):
