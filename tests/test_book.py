@@ -241,13 +241,20 @@ STRAYS = """() => [...document.querySelectorAll(".drawn svg")].flatMap((svg) => 
       if (wide > 4 && high > 5) found.push(`${text} on ${other}`);
     } });
   return found; })"""
+# Names of columns that keep a table from fitting a phone though they have a space to break at.
+UNBROKEN = """() => [...document.querySelectorAll("table.dataframe")].flatMap((table) => {
+  const box = table.closest(".output");
+  if (!box || box.scrollWidth <= box.clientWidth + 1) return [];
+  return [...table.querySelectorAll("thead th")].filter((th) => getComputedStyle(th).whiteSpace !== "normal")
+    .map((th) => th.textContent); })"""
 # Columns that touch, and numbers that are broken over lines, in a table that pandas wrote.
 FUSED = """() => [...document.querySelectorAll("table.dataframe")].flatMap((table) => {
   const cells = [...table.querySelectorAll("td, th")].filter((c) => c.textContent.trim());
   const thin = cells.filter((c) => parseFloat(getComputedStyle(c).paddingLeft) < 8);
   const lines = (c) => { const r = document.createRange(); r.selectNodeContents(c);
     return new Set([...r.getClientRects()].map((b) => Math.round(b.top))).size; };
-  const small = cells.filter((c) => c.textContent.trim().length < 24 && !c.querySelector("br"));
+  const small = cells.filter((c) => c.textContent.trim().length < 24 && !c.querySelector("br") &&
+    !c.closest("thead"));
   const broken = small.filter((c) => lines(c) > 1);
   return [...thin, ...broken].map((c) => c.textContent); })"""
 
@@ -281,6 +288,7 @@ def test_a_page_in_the_reader_s_hand(held):
     page.emulate_media(media="screen")
     page.set_viewport_size(PHONE)
     assert page.evaluate(FUSED) == []
+    assert page.evaluate(UNBROKEN) == [], "names of columns that push numbers off a phone"
     assert page.evaluate(FAR) == [], "a sentence that a reader has to scroll for"
     assert page.evaluate(ORPHANS) == [], "a mark without its formula"
     assert page.evaluate(STRAYS) == [], "words of a figure"
@@ -290,6 +298,13 @@ def test_a_page_in_the_reader_s_hand(held):
         title.click()
         assert page.url == where and "toggle-hidden" not in title.locator("..").get_attribute("class")
     assert page.trouble == []
+
+
+@pytest.mark.slow
+def test_the_table_of_the_labs_fits_a_phone(visit):
+    page = visit("book/labs/guide", size=PHONE)
+    boxes = page.locator(".bd-article .pst-scrollable-table-container")
+    assert boxes.first.evaluate("(box) => box.scrollWidth - box.clientWidth") <= 1
 
 
 @pytest.mark.slow

@@ -200,6 +200,9 @@ def test_rows_of_panels_stay_rows_where_there_is_room_and_four_are_two_pairs(row
     assert f'style="--row: {shown}"' in page(figure).split("<svg")[0]
 
 
+WIDGET = re.compile(r"^\w*Explorer\(", re.MULTILINE)
+SIDE = re.compile(r"\b[Oo]n the (?:left|right)\b|\b(?:left|right) (?:half|panel)\b")
+HALF = re.compile(r"(?:left|right) (?:half|panel) of the (?:explorer|widget)")
 NUMBER = re.compile(r"[−\-+\d.,%/ ×e]*|.*\$.*")
 SHAPES = f"{{{SVG}}}use", f"{{{SVG}}}text"
 
@@ -258,3 +261,14 @@ def test_every_drawing_that_a_page_takes_from_a_file_has_words_and_not_their_out
     for file in files:
         text = file.read_text(encoding="utf-8")
         assert "<text" in text and "DejaVu" not in "".join(re.findall(r'id="([^"]*)"', text)), file.name
+
+
+@pytest.mark.parametrize("path", chapters(ROOT), ids=lambda path: path.stem)
+def test_no_text_says_left_or_right_of_the_panels_of_a_widget(path):
+    """On a phone they stand one below the other, and do not say, as those of a figure do, where they were."""
+    cells = nbformat.read(path, as_version=4).cells
+    shown = [i for i, c in enumerate(cells) if c.cell_type == "code" and WIDGET.search(c.source)]
+    near = {j for i in shown for j in (i - 1, i + 1) if cells[j].cell_type == "markdown"}
+    said = [cells[i].source.split("\n\n")[-1 if i + 1 in shown else 0] for i in sorted(near)]
+    said += [c.source for c in cells if c.cell_type == "markdown" and HALF.search(c.source)]
+    assert not [text for text in said if SIDE.search(text)]
