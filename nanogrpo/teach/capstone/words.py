@@ -82,9 +82,17 @@ def config_of(task: WordTask, **options) -> GRPOConfig:
     return replace(usual, **options)
 
 
-def package_loss(logprobs: Tensor, old_logprobs: Tensor, A: Tensor, mask: Tensor, low, high) -> Tensor:
+def package_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> Tensor:
     """The package's clipped loss of each token, called as the lab's ``policy_loss``: (B, T)."""
-    return clipped_surrogate(importance_ratio(logprobs, old_logprobs, mask), A, mask, low, high)
+    ratio = importance_ratio(logprobs, old_logprobs, mask)
+    return clipped_surrogate(ratio, advantages, mask, clip_low, clip_high)
 
 
 PACKAGE = (group_advantages, package_loss, kl_k3)
