@@ -157,6 +157,25 @@ def test_what_no_run_writes_is_no_checkpoint_to_go_on_from(finished, tmp_path, w
 
 
 @pytest.mark.parametrize(
+    "given",
+    [
+        "grpo --num-iterations 3 --num-mini-batches 2 --max-resamples 2",
+        "grpo --use-adaptive-entropy --entropy-coef -2 --sampler-lag 1",
+        "ppo --num-ppo-epochs 2 --num-mini-batches 2 --value-warmup-steps 2 --sampler-lag 3 --beta 0.1",
+        "ppo --critic head --value-warmup-steps 1",
+    ],
+)
+def test_however_often_a_step_moves_the_weights_the_run_goes_on(tmp_path, monkeypatch, given):
+    monkeypatch.setattr("nanogrpo.job.summary", lambda *a: "done")
+    command, *own = given.split()
+    out = ["--out", str(tmp_path / "run"), "--device", "cpu", "--save-every", "1"]
+    main([command, *RUN[1:], *own, *out, "--max-steps", "1"])
+    for steps in "23":
+        main([command, "--resume", *out, "--max-steps", steps])
+    assert read_csv(tmp_path / "run" / "metrics.csv")["step"] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
     ("name", "value", "said"),
     [
         ("entropy_coef", None, "entropy_coef=None"),
