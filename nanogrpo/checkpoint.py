@@ -11,17 +11,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
-from nanogrpo.errors import CheckpointError, NonFiniteError, os_errors, shown
+from nanogrpo.errors import CheckpointError, DeviceError, NonFiniteError, os_errors, shown
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.tokenizer import CharTokenizer
 
 CHECKSUM = "sha256"  # in a file's header
+REMEDY = "save it again or restore a copy"
+Model = TypeVar("Model", bound=nn.Module)
 SHIPPED = Path(__file__).resolve().parent / "weights"  # whose files are older than that, and tested
 
 
@@ -133,10 +136,11 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
     Raises:
         CheckpointError: no such file, or it is damaged, or holds a number that is not finite.
     """
-    remedy = "save it again or restore a copy"
+    if not isinstance(path, (str, os.PathLike)):
+        raise CheckpointError(f"path={shown(path)} is no name of a file; give a text or a Path")
     if not os.path.isfile(path):
-        raise CheckpointError(f"cannot read the checkpoint {path}: there is no such file; {remedy}")
-    with os_errors(CheckpointError, f"read the checkpoint {path}", remedy):
+        raise CheckpointError(f"cannot read the checkpoint {path}: there is no such file; {REMEDY}")
+    with os_errors(CheckpointError, f"read the checkpoint {path}", REMEDY):
         content = Path(path).read_bytes()
     try:
         tensors = load(content)
@@ -151,9 +155,9 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict
             print(f"{path} has no {CHECKSUM}, so whether it is as it was saved is not known", file=sys.stderr)
         broken = not_finite(tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error}; {remedy}") from error
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error}; {REMEDY}") from error
     if broken:
-        raise CheckpointError(f"{path} is broken: {broken} holds a number that is not finite; {remedy}")
+        raise CheckpointError(f"{path} is broken: {broken} holds a number that is not finite; {REMEDY}")
     return tensors, header
 
 
@@ -176,6 +180,7 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> t
     Raises:
         CheckpointError: the file is missing or damaged, holds another kind of model, or its tensors do not
             fit its own configuration.
+        DeviceError: there is no such device here.
     """
     tensors, header = load_tensors(path)
     if "kind" in header:  # a policy's header has none
@@ -184,8 +189,18 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> t
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{path} is no checkpoint of this package, or is damaged: {error}") from error
-    return model.to(device), tokenizer
+        raise CheckpointError(
+            f"{path} is no checkpoint of this package, or is damaged: {error}; {REMEDY}"
+        ) from error
+    return moved(model, device), tokenizer
+
+
+def moved(model: Model, device: str | torch.device) -> Model:
+    """The model on a device; raises DeviceError where there is none of that name here."""
+    try:
+        return model.to(torch.device(device))
+    except (RuntimeError, AssertionError, TypeError) as error:  # PyTorch's own
+        raise DeviceError(f"device={shown(device)} is not to be had here: {error}; choose cpu") from error
 
 
 def blank_model(
@@ -211,4 +226,6 @@ def blank_model(
             )
         return GPT(config), tokenizer
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of this package, or is damaged: {error}") from error
+        raise CheckpointError(
+            f"{path} is no checkpoint of this package, or is damaged: {error}; {REMEDY}"
+        ) from error

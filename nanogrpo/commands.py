@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from nanogrpo import grpo, ppo, reward_model, sft, tasks, weights
 from nanogrpo.checkpoint import from_json
@@ -146,6 +146,7 @@ class GRPO(Job):
     config_class: ClassVar[type[StepConfig]] = grpo.GRPOConfig
     options_class: ClassVar[type[RewardOptions]] = GRPOOptions
     train: Callable = staticmethod(grpo.train)
+    epochs: ClassVar[str] = "num_iterations"  # the option that says how often a batch is gone through
 
     def defaults(self, task: Task) -> dict[str, Any]:
         reward = folder_of("rm", task) if task.learned_reward else next(iter(task.rules))
@@ -165,6 +166,22 @@ class GRPO(Job):
         """The state before the first step; further models are put into ``own``."""
         return TrainState.start(self.policy.parameters(), self.config.learning_rate, self.config.seed)
 
+    def updates(self, steps: int) -> int:
+        """How many updates so many steps make; no minibatch is without a prompt."""
+        prompts = min(self.config.prompts_per_step, len(self.task.split()[0]))
+        return steps * getattr(self.config, self.epochs) * min(self.config.num_mini_batches, prompts)
+
+    def after(self, step: int) -> dict[str, tuple[float, float]]:
+        config, moved = self.config, self.updates(step)
+        bounds: dict[str, tuple[float, float]] = {"optimizer.steps": (moved, moved)}
+        if config.sampler_lag:
+            old: dict[str, Tensor] = dict(self.policy.named_parameters())
+            self.state.past = [old] * min(step, config.sampler_lag + 1)
+        if config.use_adaptive_entropy and step:
+            self.state.entropy_coef = start = config.entropy_coef
+            bounds["entropy_coef"] = min(start, config.entropy_coef_min), max(start, config.entropy_coef_max)
+        return bounds
+
     def rows(self, run: Run) -> Iterator[dict[str, float]]:
         problems, reward = self.task.split()[0], self.rewards if len(self.rewards) > 1 else self.rewards[0]
         models = (self.policy, self.tokenizer, problems, reward, self.config)
@@ -177,10 +194,17 @@ class PPO(GRPO):
     help = "improve a policy by PPO"
     config_class, options_class = ppo.PPOConfig, RewardOptions
     train = staticmethod(ppo.train)
+    epochs = "num_ppo_epochs"
 
     def start(self) -> TrainState:
         self.own["critic"] = new_critic(self.policy, self.config.critic)
         return ppo.start(self.policy, self.own["critic"], self.config)
+
+    def after(self, step: int) -> dict[str, tuple[float, float]]:
+        bounds, rest = super().after(step), min(step, self.config.value_warmup_steps)
+        moved = self.updates(step - rest)  # while the critic warms up, the policy rests
+        critics = bounds["optimizer.steps"]
+        return {**bounds, "optimizer.steps": (moved, moved), "critic_optimizer.steps": critics}
 
 
 def rewards_of(job: GRPO) -> list[RewardFunction]:

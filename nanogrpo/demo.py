@@ -32,7 +32,7 @@ class DemoOptions(Options):
 
     task: str = option(tasks.usual().name, help="what is learned.")
     seed: int = option(0, help="of both runs.", low=0, high=2**63 - 1)
-    steps: int = option(200, help="GRPO steps.", low=0)
+    steps: int = option(200, help="GRPO steps; a curve needs one.", low=1)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ One base class, so that a caller can catch them all, and a built-in parent for e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
@@ -54,7 +54,7 @@ class TokenError(NanoGRPOError, IndexError):
 
 
 class DeviceError(NanoGRPOError, RuntimeError):
-    """Two tensors that work together are on different devices."""
+    """Two tensors that work together are on different devices, or a device is not to be had."""
 
 
 class EmptyPromptError(NanoGRPOError, ValueError):
@@ -168,6 +168,21 @@ def check_range(what: str, got: Any, low: float = 0.0, high: float = math.inf) -
     if not real or not (low <= float(got) <= high and math.isfinite(got)):
         stated = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise OptionError(f"{what}={got!r} must be a finite number, {stated}")
+
+
+def check_like(what: str, got: Mapping[str, Any], expected: Mapping[str, Any], remedy: str) -> None:
+    """Raise CheckpointError unless named tensors have the names, shapes and number types of others."""
+    lacks, odd = sorted(expected.keys() - got.keys()), sorted(got.keys() - expected.keys())
+    if lacks or odd:
+        said = [f"lacks {lacks[:3]}"] * bool(lacks) + [f"holds {odd[:3]}, which is none of it"] * bool(odd)
+        raise CheckpointError(f"{what} {' and '.join(said)}; {remedy}")
+    for name, own in expected.items():
+        has, needs = ((tuple(t.shape), t.dtype) for t in (got[name], own))
+        if has != needs:
+            raise CheckpointError(
+                f"{what} is of another run: {name} has another shape or number type, "
+                f"{has[0]} of {has[1]} for {needs[0]} of {needs[1]}; {remedy}"
+            )
 
 
 def check_outputs(outputs, where: str) -> None:

@@ -87,6 +87,10 @@ class Job(ABC):
     def rows(self, run: Run) -> Iterator[dict[str, float]]:
         """The trainer at work."""
 
+    def after(self, step: int) -> dict[str, tuple[float, float]]:
+        """Give the state the parts that it has after some steps; the bounds of its numbers by then."""
+        return {"optimizer.steps": (step, step)}
+
     def end(self, path: Path) -> str:
         """Save what was trained, and say how good it is."""
         save_model(path, self.policy, self.tokenizer)
@@ -141,6 +145,7 @@ class Job(ABC):
             self.folder, self.policy, self.tokenizer, models, state, self.options.save_every,
             files={CONFIG: config, **self.files},
             settings={name: value for name, value in settings.items() if name not in self.may_change},
+            after=self.after,
         )  # fmt: skip
         if self.folder.started:
             run.load()

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError
+from nanogrpo.errors import CheckpointError, NonFiniteError, OptionError, check_like
 from nanogrpo.precision import check_gradients, check_trainable
 
 # Weights that are shorter than this, all together, are far from the largest float, and need not be measured.
@@ -147,10 +147,7 @@ class AdamW:
             CheckpointError: the state belongs to other parameters.
         """
         mine = self.state_dict()
-        if state.keys() != mine.keys() or any(state[k].shape != mine[k].shape for k in mine):
-            raise CheckpointError(
-                "the optimizer state belongs to a model of another shape; resume with the same config"
-            )
+        check_like("the optimizer state", state, mine, "resume with the same config")
         if state["steps"] < 0 or any((v < 0).any() for k, v in state.items() if k.startswith("square")):
             raise CheckpointError(
                 "the optimizer state has a negative number of steps, or of a square; it is damaged"

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
-from nanogrpo.checkpoint import blank_model, load_tensors, save_tensors
+from nanogrpo.checkpoint import blank_model, load_tensors, moved, save_tensors
 from nanogrpo.errors import (
     CheckpointError,
     NonFiniteError,
@@ -211,6 +211,7 @@ def load_reward_model(path: str | os.PathLike, device: str | torch.device = "cpu
 
     Raises:
         CheckpointError: the file is missing or damaged, or holds something else, a policy for instance.
+        DeviceError: there is no such device here.
     """
     tensors, header = load_tensors(path)
     if header.get("kind") != KIND:
@@ -224,7 +225,7 @@ def load_reward_model(path: str | os.PathLike, device: str | torch.device = "cpu
         model.gpt.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is damaged, or of another version: {error}") from error
-    return model.to(device)
+    return moved(model, device)
 
 
 @dataclass(frozen=True)

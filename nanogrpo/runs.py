@@ -12,17 +12,18 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nanogrpo.checkpoint import from_json, load_tensors, pack, save_tensors, stage
-from nanogrpo.errors import CheckpointError, RunError, os_errors
+from nanogrpo.errors import CheckpointError, RunError, check_like, os_errors
 from nanogrpo.lock import Lock
 from nanogrpo.metrics import CSVLog, cut_log, read_csv
 from nanogrpo.model import GPT
@@ -32,6 +33,7 @@ from nanogrpo.tokenizer import CharTokenizer
 CONFIG, LOG, CHECKPOINT, MODEL = "config.json", "metrics.csv", "checkpoint.safetensors", "model.safetensors"
 PAIRS = "pairs.json"  # of a reward model
 FILES = (CONFIG, CHECKPOINT, LOG, MODEL, PAIRS)
+ANEW = "restore a copy, or start over without --resume, with --overwrite"
 ASKED, TABLE, CURVES = "demo.json", "samples.txt", "curves.png"  # of a demo, beside its run
 
 
@@ -198,6 +200,8 @@ class Run:
         save_every: steps between two checkpoints.
         files: further files that the run begins with, by name.
         settings: those that a run under way keeps, to be compared with what its checkpoint was made with.
+        after: gives the state the parts that it has after so many steps, and says between which bounds its
+            numbers are then.
     """
 
     folder: Folder
@@ -208,6 +212,7 @@ class Run:
     save_every: int = 50
     files: Mapping[str, bytes] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    after: Callable[[int], Mapping[str, tuple[float, float]]] = lambda step: {}
 
     def contents(self) -> tuple[dict, dict[str, str]]:
         """Weights and state as named tensors, and the header of their file."""
@@ -228,7 +233,7 @@ class Run:
         """Take up the checkpoint, and cut the log back to it; what was dropped is said on stderr.
 
         Raises:
-            CheckpointError: it is damaged, or belongs to another run.
+            CheckpointError: it is damaged, or belongs to another run, or is none that this run writes.
             RunError: it was made with other settings than the folder's, or the log is of another run.
             LogError: the log does not reach up to it.
         """
@@ -243,6 +248,7 @@ class Run:
                 f"{path} is damaged: the settings in its header cannot be read: {error}"
             ) from error
         self.check_settings(before)
+        self._check_tensors(path, tensors)
         parts: dict[str, Any] = {**self.models, "state": self.state}
         for name, part in parts.items():
             own = {
@@ -250,14 +256,36 @@ class Run:
             }
             try:
                 part.restore(own) if part is self.state else part.load_state_dict(own)
-            except (RuntimeError, TypeError, ValueError) as error:
-                if isinstance(error, CheckpointError):
-                    raise
-                raise CheckpointError(f"{path} does not fit {name}: {error}") from error
+            except (RuntimeError, TypeError, ValueError) as error:  # such as random numbers that are none
+                raise CheckpointError(f"{path} does not fit {name}: {error}; {ANEW}") from error
         self._check_log(header.get("log"))
         dropped = cut_log(self.folder / LOG, self.state.step)
         if dropped:
             print(dropped, file=sys.stderr)
+        logged = self.last_row().get("num_tokens", 0)
+        if self.state.num_tokens != logged:
+            raise CheckpointError(
+                f"{path} has num_tokens={self.state.num_tokens}, and its {LOG} {logged:.0f}; {ANEW}"
+            )
+
+    def _check_tensors(self, path: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Raise CheckpointError unless these are what this run has after as many steps as they say.
+
+        A checksum tells of accidents; who edits a file writes a new one. PyTorch takes numbers of any type
+        for any other.
+        """
+        step = tensors.get("state.step", torch.tensor(-1))
+        bounds: Mapping[str, tuple[float, float]] = {}
+        if step.dtype == torch.int64 and not step.ndim and step >= 0:  # else that is what is said of it
+            bounds = self.after(int(step))
+        check_like(str(path), tensors, self.contents()[0], ANEW)
+        for name, (low, high) in bounds.items():
+            if not low <= (value := tensors[f"state.{name}"].item()) <= high:
+                told = f"has {low}" if low == high else f"is from {low} to {high}"
+                raise CheckpointError(
+                    f"{path} has state.{name}={value}, after {int(step)} steps, and this run by then {told}; "
+                    f"{ANEW}"
+                )
 
     def _check_log(self, before: str | None) -> None:
         """Raise RunError where the rows up to the checkpoint are not those that led to it."""

@@ -5,12 +5,12 @@ trainer and keeps it: at every row that the trainer yields, state and weights be
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from nanogrpo.errors import CheckpointError
+from nanogrpo.errors import CheckpointError, check_like
 from nanogrpo.optim import AdamW
 
 
@@ -67,27 +67,28 @@ class TrainState:
         Raises:
             CheckpointError: a part is missing, or belongs to other parameters.
         """
-        missing = {"generator", "step", "num_tokens"} - tensors.keys()
-        if missing:
-            raise CheckpointError(
-                f"the saved state lacks {sorted(missing)}; it is none of this package's runs"
-            )
+        indices = {key.split(".")[1] for key in tensors if key.startswith("past.")}
+        oldest = {key.removeprefix("past.0."): t for key, t in tensors.items() if key.startswith("past.0.")}
+        price = 0.0 if "entropy_coef" in tensors else None  # a state does not know whether there is one
+        like = replace(self, entropy_coef=price, past=[oldest] * len(indices))
+        check_like("the saved state", tensors, like.tensors(), "start over without --resume")
+        for name in ("step", "num_tokens"):
+            if tensors[name] < 0:
+                raise CheckpointError(
+                    f"the saved state has {name}={int(tensors[name])}, which no run reaches; start over "
+                    "without --resume"
+                )
         for name, optimizer in self._optimizers().items():
             start = f"{name}."
             optimizer.load_state_dict(
                 {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
             )
-        for name in ("step", "num_tokens"):
-            if tensors[name].ndim or tensors[name].is_floating_point() or tensors[name] < 0:
-                raise CheckpointError(
-                    f"the saved state has {name}={tensors[name].tolist()}, which no run reaches"
-                )
         self.generator.set_state(tensors["generator"])
         self.step, self.num_tokens = int(tensors["step"]), int(tensors["num_tokens"])
         self.entropy_coef = tensors["entropy_coef"].item() if "entropy_coef" in tensors else None
-        self.past = []
-        while kept := {key: tensors[key] for key in tensors if key.startswith(f"past.{len(self.past)}.")}:
-            self.past.append({key.split(".", 2)[2]: value.clone() for key, value in kept.items()})
+        self.past = [
+            {name: tensors[f"past.{i}.{name}"].clone() for name in oldest} for i in range(len(indices))
+        ]
 
     def _optimizers(self) -> dict[str, AdamW]:
         both = {"optimizer": self.optimizer, "critic_optimizer": self.critic_optimizer}

@@ -7,9 +7,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from nanogrpo import checkpoint
+from nanogrpo import checkpoint, weights
 from nanogrpo.checkpoint import load_model, load_tensors, save_model, save_tensors
-from nanogrpo.errors import CheckpointError
+from nanogrpo.errors import CheckpointError, DeviceError
 from nanogrpo.model import GPT, GPTConfig
 from nanogrpo.tokenizer import CharTokenizer
 
@@ -119,3 +119,17 @@ def test_a_crash_while_saving_leaves_the_old_file_whole(saved, monkeypatch):
         save_model(path, model, TOKENIZER)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name], "the unfinished file was left behind"
+
+
+@pytest.mark.parametrize("path", [None, 3, b"here", ["here"]])
+def test_what_is_no_name_of_a_file_is_no_checkpoint(path):
+    with pytest.raises(CheckpointError, match="is no name of a file"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", None])
+def test_a_device_that_is_not_there_is_named(saved, device):
+    with pytest.raises(DeviceError, match=f"device={device!r} is not to be had here"):
+        load_model(saved[1], device)
+    with pytest.raises(DeviceError, match=f"device={device!r}"):
+        weights.load_reward_model("tinyshakespeare-reward", device=device)

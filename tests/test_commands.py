@@ -131,6 +131,12 @@ def test_demo_of_a_third_task(monkeypatch, capsys):
     assert contents("d")["metrics.csv"] != before["metrics.csv"]
 
 
+def test_a_demo_without_a_step_is_refused_before_any_work():
+    """It would train for half a minute, and then have no curve to draw."""
+    refused(["demo", "--task", "reverse", "--steps", "0", "--out", "d"], "steps=0 must be at least 1")
+    assert not os.path.exists("d")
+
+
 def test_demo_prints_its_table_without_a_plotting_library(monkeypatch, capsys):
     monkeypatch.setattr(Reverse, "sft_options", {"max_steps": 1, "batch_size": 2})
     monkeypatch.setitem(sys.modules, "nanogrpo.show.plotting", None)
