@@ -212,12 +212,13 @@ def blank_model(
         CheckpointError: the header is none of this package's, or says another shape than the tensors have.
     """
     try:
-        for name, tensor in tensors.items():
-            if not (tensor.is_floating_point() or name.startswith("state.")):  # which a run's checkpoint has
+        weights = {k: v for k, v in tensors.items() if not k.startswith("state.")}  # a run's checkpoint has one
+        for name, tensor in weights.items():
+            if not tensor.is_floating_point():
                 raise ValueError(f"{name} is {tensor.dtype}; weights are no whole numbers")
         config, tokenizer = GPTConfig(**from_json(header["config"])), CharTokenizer(header["alphabet"])
         for part, rows in (("token", config.vocab_size), ("position", config.block_size)):
-            shapes = [tuple(t.shape) for name, t in tensors.items() if name.endswith(f"{part}.weight")]
+            shapes = [tuple(t.shape) for name, t in weights.items() if name.endswith(f"{part}.weight")]
             if shapes[:1] != [(rows, config.n_embd)] or config.n_layer > len(tensors):
                 raise ValueError(f"its header says {config}, and its tensors have another shape")
         if tokenizer.vocab_size != config.vocab_size:
