@@ -212,7 +212,7 @@ def blank_model(
         CheckpointError: the header is none of this package's, or says another shape than the tensors have.
     """
     try:
-        weights = {k: v for k, v in tensors.items() if not k.startswith("state.")}  # a run's checkpoint has one
+        weights = {k: v for k, v in tensors.items() if not k.startswith("state.")}  # which a run has
         for name, tensor in weights.items():
             if not tensor.is_floating_point():
                 raise ValueError(f"{name} is {tensor.dtype}; weights are no whole numbers")
