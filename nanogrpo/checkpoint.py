@@ -50,6 +50,8 @@ def write_whole(path: str | os.PathLike, content: bytes) -> None:
         CheckpointError: it cannot be written; what was there before is untouched.
     """
     path = Path(path)
+    if path.is_char_device() or path.is_block_device() or path.is_fifo():  # which root could replace
+        raise CheckpointError(f"cannot write {path}: it is a device or a pipe, and no file; name a file")
     with os_errors(CheckpointError, f"write {path}", "the old file, if any, is untouched"):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = stage(path, content)

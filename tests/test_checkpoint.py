@@ -107,6 +107,14 @@ def test_a_file_of_another_kind_or_shape_is_refused(saved, tmp_path):
         load_model(path)
 
 
+def test_a_pipe_or_a_device_is_not_replaced_by_a_file(tmp_path):
+    """As root, moving a file into its place would take /dev/null away from all programs."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe: it is a device or a pipe, and no file"):
+        save_tensors(tmp_path / "pipe", {"a": torch.zeros(1)}, {})
+    assert (tmp_path / "pipe").is_fifo() and [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
 def test_a_crash_while_saving_leaves_the_old_file_whole(saved, monkeypatch):
     model, path = saved
     before = path.read_bytes()
