@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,6 @@ from nanogrpo.tokenizer import CharTokenizer
 
 CHECKSUM = "sha256"  # in a file's header
 REMEDY = "save it again or restore a copy"
-Model = TypeVar("Model", bound=nn.Module)
 SHIPPED = Path(__file__).resolve().parent / "weights"  # whose files are older than that, and tested
 
 
@@ -197,7 +196,7 @@ def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> t
     return moved(model, device), tokenizer
 
 
-def moved(model: Model, device: str | torch.device) -> Model:
+def moved(model: nn.Module, device: str | torch.device) -> Any:
     """The model on a device; raises DeviceError where there is none of that name here."""
     try:
         return model.to(torch.device(device))
