@@ -191,7 +191,7 @@ endif
 	.venv-bench/bin/python -m pip install -q --disable-pip-version-check -r $< -e .
 	@touch $@
 
-# Performance, accessibility and best practices, as lighthouserc.json wants them.
+# Performance, accessibility and best practices, as lighthouserc.json and lighthouserc.mobile.json want them.
 lighthouse: tools
 	@test -d _build/html || { echo "no rendered book in _build/html: make render" >&2; exit 1; }
 	export CHROME_PATH="$${CHROMIUM:-$$(command -v chromium chromium-browser google-chrome | head -1)}"; \
